@@ -10,4 +10,7 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require github.com/golang/snappy v0.0.1 // indirect
+require (
+	github.com/golang/snappy v0.0.1 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+)

@@ -1,0 +1,259 @@
+package lookuploop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// version is what a broker that doesn't name its own version shows.
+const version = "0.1.0"
+
+// Options configure a Loop. The names are those of nsqd's flags where nsqd
+// has such a flag. The zero value of a field means its default; New reports
+// every fault of every field at once.
+type Options struct {
+	// LookupdTCPAddresses are the nsqlookupds to keep informed, host:port
+	// each. An address that occurs twice counts once. May be empty.
+	LookupdTCPAddresses []string
+
+	// BroadcastAddress is the host at which consumers reach the broker. An
+	// IPv6 address goes without brackets. Default: Hostname.
+	BroadcastAddress string
+
+	// Hostname is shown by nsqadmin. Default: os.Hostname().
+	Hostname string
+
+	// BroadcastTCPPort is where consumers reach the broker. Required, 1 to 65535.
+	BroadcastTCPPort int
+
+	// BroadcastHTTPPort is where nsqadmin reaches the broker. Required, 1 to
+	// 65535, as nsqlookupd refuses 0. A broker without HTTP names its TCP port.
+	BroadcastHTTPPort int
+
+	// Version of the broker, without spaces. nsqadmin shows it and expects a
+	// semantic version. Default: the version of this library.
+	Version string
+
+	// TopologyZone and TopologyRegion are sent to nsqlookupd when not empty.
+	TopologyZone, TopologyRegion string
+
+	// DataPath is the directory of nsqd.dat. Empty: nothing is kept on disk
+	// (to nsqd it means the working directory).
+	DataPath string
+
+	// HeartbeatInterval is the time between two PINGs to an nsqlookupd, which
+	// hides a producer that was silent for 300 s. Default: 15 s.
+	HeartbeatInterval time.Duration
+
+	// DialTimeout bounds one call of Dial. Default: 1 s.
+	DialTimeout time.Duration
+
+	// ResponseTimeout bounds the wait for one answer, from the sending of the
+	// command or the answer before it to the answer's last byte. A lookupd
+	// that exceeds it is disconnected. Default: 1 s.
+	ResponseTimeout time.Duration
+
+	// MinBackoff and MaxBackoff bound the pause before the next attempt to
+	// connect. It is drawn evenly between 0 and a limit that starts at
+	// MinBackoff and doubles up to MaxBackoff until an nsqlookupd has
+	// acknowledged everything. Default: 100 ms and 15 s.
+	MinBackoff, MaxBackoff time.Duration
+
+	// ResyncInterval is the time after which everything is announced again on
+	// a healthy connection. It heals an nsqlookupd that was told to forget by
+	// an administrator, and can bring back a topic that is being deleted.
+	// Default: 0, which means never.
+	ResyncInterval time.Duration
+
+	// MaxResponseSize bounds one answer of an nsqlookupd, TCP or HTTP, in
+	// bytes. Default: 1 MiB.
+	MaxResponseSize int
+
+	// Dial opens the TCP connection to an nsqlookupd; it is the place for TLS.
+	// It must return when its context ends and must not fix the local port:
+	// nsqlookupd tells producers apart by it. Default: net.Dialer's DialContext.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// HTTPClient is for TopicChannels. Default: a client that gives up after
+	// ResponseTimeout, follows no redirects and uses no proxy.
+	HTTPClient *http.Client
+
+	// Logger gets connections and their ends, refusals and failed writes.
+	// Default: slog.Default(). slog.DiscardHandler silences it.
+	Logger *slog.Logger
+
+	// OnStateChange is called after each transition of a connection, from the
+	// goroutine of that nsqlookupd, with no lock held. While it runs, nothing
+	// is sent to that nsqlookupd, and Run doesn't return. It may call every
+	// method but WaitRegistered and Run. Default: none.
+	OnStateChange func(LookupdStatus)
+}
+
+const (
+	defaultHeartbeatInterval = 15 * time.Second
+	defaultDialTimeout       = time.Second
+	defaultResponseTimeout   = time.Second
+	defaultMinBackoff        = 100 * time.Millisecond
+	defaultMaxBackoff        = 15 * time.Second
+	defaultMaxResponseSize   = 1 << 20
+)
+
+// withDefaults returns a copy that shares nothing with o, its defaults filled
+// in, or all that is wrong with it.
+func (o Options) withDefaults() (Options, error) {
+	var errs []error
+	fault := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("lookuploop: "+format, args...))
+	}
+
+	addresses, err := parseAddresses(o.LookupdTCPAddresses)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	o.LookupdTCPAddresses = addresses
+
+	if o.Hostname == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			fault("no host name, set Hostname: %w", err)
+		}
+		o.Hostname = name
+	}
+	if o.BroadcastAddress == "" {
+		o.BroadcastAddress = o.Hostname
+	}
+	if strings.ContainsAny(o.BroadcastAddress, "[]") {
+		fault("broadcast address %q: write an IPv6 address without brackets", o.BroadcastAddress)
+	} else if strings.Contains(o.BroadcastAddress, ":") && net.ParseIP(withoutZone(o.BroadcastAddress)) == nil {
+		fault("broadcast address %q: name the host alone, the port goes into BroadcastTCPPort", o.BroadcastAddress)
+	}
+	if o.Version == "" {
+		o.Version = version
+	}
+	for _, s := range []struct{ name, value string }{
+		{"Hostname", o.Hostname},
+		{"BroadcastAddress", o.BroadcastAddress},
+		{"Version", o.Version},
+		{"TopologyZone", o.TopologyZone},
+		{"TopologyRegion", o.TopologyRegion},
+	} {
+		if strings.ContainsFunc(s.value, isSpaceOrControl) {
+			fault("%s %q: remove the space or control character", s.name, s.value)
+		}
+	}
+	if strings.ContainsRune(o.DataPath, 0) {
+		fault("DataPath %q: remove the null byte", o.DataPath)
+	}
+
+	for _, p := range []struct {
+		name, hint string
+		value      int
+	}{
+		{"BroadcastTCPPort", "the port where consumers reach the broker", o.BroadcastTCPPort},
+		{"BroadcastHTTPPort", "nsqlookupd refuses 0; without HTTP name the TCP port", o.BroadcastHTTPPort},
+	} {
+		if p.value < 1 || p.value > 65535 {
+			fault("%s %d: set it to 1..65535 (%s)", p.name, p.value, p.hint)
+		}
+	}
+
+	// One bound that is given moves the default of the other if it must.
+	minBackoff, maxBackoff := defaultMinBackoff, max(defaultMaxBackoff, o.MinBackoff)
+	if o.MaxBackoff > 0 {
+		minBackoff = min(minBackoff, o.MaxBackoff)
+	}
+	for _, d := range []struct {
+		name     string
+		value    *time.Duration
+		standard time.Duration
+	}{
+		{"HeartbeatInterval", &o.HeartbeatInterval, defaultHeartbeatInterval},
+		{"DialTimeout", &o.DialTimeout, defaultDialTimeout},
+		{"ResponseTimeout", &o.ResponseTimeout, defaultResponseTimeout},
+		{"MinBackoff", &o.MinBackoff, minBackoff},
+		{"MaxBackoff", &o.MaxBackoff, maxBackoff},
+		{"ResyncInterval", &o.ResyncInterval, 0},
+	} {
+		switch {
+		case *d.value < 0:
+			fault("%s %v: it can't be negative", d.name, *d.value)
+		case *d.value == 0:
+			*d.value = d.standard
+		}
+	}
+	if o.MinBackoff > o.MaxBackoff && o.MaxBackoff > 0 {
+		fault("MinBackoff %v is above MaxBackoff %v", o.MinBackoff, o.MaxBackoff)
+	}
+
+	switch {
+	case o.MaxResponseSize < 0:
+		fault("MaxResponseSize %d: it can't be negative", o.MaxResponseSize)
+	case o.MaxResponseSize == 0:
+		o.MaxResponseSize = defaultMaxResponseSize
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
+	}
+	if o.HTTPClient == nil {
+		o.HTTPClient = newHTTPClient(o.ResponseTimeout)
+	}
+	return o, errors.Join(errs...)
+}
+
+// identity is the body of IDENTIFY, as in NSQ's TCP protocol spec.
+func (o *Options) identity() map[string]any {
+	body := map[string]any{
+		"version":           o.Version,
+		"hostname":          o.Hostname,
+		"broadcast_address": o.BroadcastAddress,
+		"tcp_port":          o.BroadcastTCPPort,
+		"http_port":         o.BroadcastHTTPPort,
+	}
+	if o.TopologyZone != "" {
+		body["topology_zone"] = o.TopologyZone
+	}
+	if o.TopologyRegion != "" {
+		body["topology_region"] = o.TopologyRegion
+	}
+	return body
+}
+
+// parseAddresses checks all addresses and returns a copy without repetitions.
+func parseAddresses(addrs []string) ([]string, error) {
+	var errs []error
+	unique := make([]string, 0, len(addrs))
+	for _, addr := range addrs {
+		host, port, err := net.SplitHostPort(addr)
+		n, portErr := strconv.Atoi(port)
+		switch {
+		case err != nil || host == "" || portErr != nil || n < 1 || n > 65535:
+			errs = append(errs, fmt.Errorf("lookuploop: lookupd address %q: write host:port, with a port of 1..65535", addr))
+		case strings.ContainsFunc(addr, isSpaceOrControl):
+			errs = append(errs, fmt.Errorf("lookuploop: lookupd address %q: remove the space or control character", addr))
+		case !slices.Contains(unique, addr):
+			unique = append(unique, addr)
+		}
+	}
+	return unique, errors.Join(errs...)
+}
+
+func isSpaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
+
+// withoutZone cuts the zone off an IPv6 address such as fe80::1%eth0.
+func withoutZone(host string) string {
+	host, _, _ = strings.Cut(host, "%")
+	return host
+}

@@ -1,0 +1,71 @@
+package lookuploop
+
+import "time"
+
+// State is how far a connection to one nsqlookupd has come.
+type State int32
+
+const (
+	Disconnected State = iota // no connection; the next attempt is due at LookupdStatus.NextAttempt
+	Connecting                // dialing, or waiting for the answer to IDENTIFY
+	Connected                 // identified: changes are being sent
+)
+
+func (s State) String() string {
+	switch s {
+	case Disconnected:
+		return "disconnected"
+	case Connecting:
+		return "connecting"
+	case Connected:
+		return "connected"
+	}
+	return "unknown"
+}
+
+// MarshalText makes a State readable in JSON.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// PeerInfo is what an nsqlookupd says of itself in its answer to IDENTIFY.
+type PeerInfo struct {
+	TCPPort          int    `json:"tcp_port"`
+	HTTPPort         int    `json:"http_port"`
+	Version          string `json:"version"`
+	Hostname         string `json:"hostname"`
+	BroadcastAddress string `json:"broadcast_address"`
+}
+
+// Status is a snapshot of a Loop; nothing changes it once it was returned.
+type Status struct {
+	Topics   int             // how many the broker has
+	Channels int             // in all topics together
+	Lookupds []LookupdStatus // in the order of the configured addresses
+	Metadata MetadataStatus
+}
+
+// LookupdStatus is a snapshot of what the Loop knows of one nsqlookupd.
+type LookupdStatus struct {
+	Address       string
+	State         State
+	Since         time.Time        // when State was entered
+	Info          PeerInfo         // of the last answer to IDENTIFY
+	Pending       int              // changes it has not acknowledged; while it is not connected, all topics and channels
+	Refused       []*ResponseError // topics and channels that it refused
+	LastError     error            // why the last connection failed or ended; nil once everything was acknowledged again
+	LastHeartbeat time.Time        // when it last answered a PING or IDENTIFY
+	RTT           time.Duration    // how long that answer took
+	Connects      uint64           // connections that came as far as Connected
+	Failures      uint64           // connections and attempts that ended with an error
+	Commands      uint64           // commands sent, IDENTIFY and PING included
+	NextAttempt   time.Time        // when Disconnected: not before this; else zero
+}
+
+// MetadataStatus is a snapshot of how nsqd.dat is doing.
+type MetadataStatus struct {
+	Path      string    // of nsqd.dat; empty when Options.DataPath is
+	Dirty     bool      // something isn't on disk yet
+	LastWrite time.Time // when it was last written with success
+	LastError error     // of the last write; nil if it succeeded
+	Writes    uint64    // that succeeded
+	Failures  uint64
+}
