@@ -1,0 +1,75 @@
+package lookuploop
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/nsqio/go-nsq"
+)
+
+// command is one command to lookupd, and what its answer will mean.
+type command struct {
+	verb           verb
+	retry          bool   // of a refused name
+	topic, channel *entry // what it is about, if anything
+	topicSeq       uint64 // their places when the command was made
+	channelSeq     uint64
+	ackTo          uint64        // the log is acknowledged up to here …
+	reads          uint64        // … by so many entries
+	sentAt         time.Duration // since the connection came up
+}
+
+type verb uint8
+
+const (
+	identify verb = iota
+	register
+	unregister
+	ping
+)
+
+func (v verb) String() string { return [...]string{"IDENTIFY", "REGISTER", "UNREGISTER", "PING"}[v] }
+
+// commandFor makes a command about e.
+func commandFor(v verb, e *entry) command {
+	if e.parent == nil {
+		return command{verb: v, topic: e, topicSeq: e.seq}
+	}
+	return command{verb: v, topic: e.parent, topicSeq: e.parent.seq, channel: e, channelSeq: e.seq}
+}
+
+func (c command) topicName() string   { return c.topic.nameOrEmpty() }
+func (c command) channelName() string { return c.channel.nameOrEmpty() }
+
+func (e *entry) nameOrEmpty() string {
+	if e == nil {
+		return ""
+	}
+	return e.name
+}
+
+// batch is what is written at once: commands and their encoding.
+type batch struct {
+	commands []command
+	encoded  bytes.Buffer
+}
+
+var pingCommand = nsq.Ping()
+
+// add encodes c, which isn't IDENTIFY.
+func (b *batch) add(c command) {
+	cmd := pingCommand
+	switch c.verb {
+	case register:
+		cmd = nsq.Register(c.topicName(), c.channelName())
+	case unregister:
+		cmd = nsq.UnRegister(c.topicName(), c.channelName())
+	}
+	cmd.WriteTo(&b.encoded) // a bytes.Buffer takes everything
+	b.commands = append(b.commands, c)
+}
+
+func (b *batch) reset() {
+	b.commands = b.commands[:0]
+	b.encoded.Reset()
+}

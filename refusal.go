@@ -1,0 +1,140 @@
+package lookuploop
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// maxRetryDelay bounds the pause, doubling from MaxBackoff, before a refused
+// name is tried again: each attempt that fails costs the connection.
+const maxRetryDelay = time.Hour
+
+// refusal says that a lookupd refused a name. It holds while the entry keeps
+// its place; nothing is sent for the name meanwhile, and if it is a topic,
+// nothing for its channels either.
+type refusal struct {
+	seq   uint64
+	err   *ResponseError
+	retry time.Time
+	delay time.Duration
+}
+
+func (ref *refusal) holds(e *entry) bool { return !e.deleted && e.seq == ref.seq }
+
+// refuse sets the name aside that lookupd refused. The first retry comes after
+// delay. It returns false when the refusal is about no name, or the name had
+// been set aside before.
+func (r *registry) refuse(c *cursor, refused *refusedError, delay time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	cmd := refused.cmd
+	e, seq := cmd.topic, cmd.topicSeq
+	switch {
+	case refused.Code == codeBadChannel && cmd.channel != nil:
+		e, seq = cmd.channel, cmd.channelSeq
+	case refused.Code != codeBadTopic && refused.Code != codeBadChannel || e == nil:
+		return false
+	}
+	before := c.refused[e]
+	again := before != nil && before.seq == seq
+	if again {
+		delay = min(2*before.delay, maxRetryDelay)
+	}
+	if c.refused == nil {
+		c.refused = make(map[*entry]*refusal)
+	}
+	c.refused[e] = &refusal{seq: seq, err: refused.ResponseError, retry: time.Now().Add(delay), delay: delay}
+	r.signal()
+	return !again
+}
+
+// The following are called with the registry's mu held.
+
+// isRefused tells whether nothing is to be sent for e.
+func (c *cursor) isRefused(e *entry) bool {
+	if len(c.refused) == 0 {
+		return false
+	}
+	return c.isSetAside(e) || e.parent != nil && c.isSetAside(e.parent)
+}
+
+func (c *cursor) isSetAside(e *entry) bool {
+	ref := c.refused[e]
+	switch {
+	case ref == nil:
+		return false
+	case e.deleted || ref.holds(e):
+		return true // lookupd has never known it
+	default:
+		delete(c.refused, e) // it was made again: its next REGISTER may pass
+		return false
+	}
+}
+
+func (c *cursor) purgeRefused() {
+	for e, ref := range c.refused {
+		if !ref.holds(e) {
+			delete(c.refused, e)
+		}
+	}
+}
+
+// refusals returns what lookupd refused up to the given place, oldest first.
+func (c *cursor) refusals(upTo uint64) []*ResponseError {
+	var held []*refusal
+	for e, ref := range c.refused {
+		if ref.holds(e) && ref.seq <= upTo {
+			held = append(held, ref)
+		}
+	}
+	slices.SortFunc(held, func(a, b *refusal) int { return cmp.Compare(a.seq, b.seq) })
+	var errs []*ResponseError
+	for _, ref := range held {
+		errs = append(errs, ref.err)
+	}
+	return errs
+}
+
+// nextRetry returns the refused name to be tried next, or nil.
+func (c *cursor) nextRetry() (e *entry, due time.Time) {
+	for candidate, ref := range c.refused {
+		isCovered := candidate.parent != nil && c.isSetAside(candidate.parent)
+		if ref.holds(candidate) && !isCovered && (e == nil || ref.retry.Before(due)) {
+			e, due = candidate, ref.retry
+		}
+	}
+	return e, due
+}
+
+// retry adds the REGISTER of a refused name to b when its time has come, last
+// and alone: everything else has been sent and answered. Otherwise it returns
+// when to ask again; zero: not before something else happens.
+func (r *registry) retry(c *cursor, b *batch) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, due := c.nextRetry()
+	if e == nil || !c.connected || c.read != r.seq || c.sent != c.answered {
+		return time.Time{}
+	}
+	if due.After(time.Now()) {
+		return due
+	}
+	cmd := commandFor(register, e)
+	cmd.retry, cmd.ackTo, cmd.reads = true, c.acked, c.reads
+	b.add(cmd)
+	c.sent++
+	c.retries = true
+	return time.Time{}
+}
+
+// accept ends the refusal of what cmd was about, and sends everything again,
+// as the channels of a refused topic have not been announced.
+func (r *registry) accept(c *cursor, cmd command) {
+	e := cmd.topic
+	if cmd.channel != nil {
+		e = cmd.channel
+	}
+	delete(c.refused, e)
+	r.rewind(c)
+}
