@@ -1,0 +1,324 @@
+package lookuploop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/atomic"
+)
+
+// leaveTimeout bounds the farewell of a connection.
+const leaveTimeout = time.Second
+
+// lookupPeer keeps one nsqlookupd informed. The Loop makes it, starts run and
+// waits for its end.
+//
+// Owned by the goroutine of run: the connection, backoff, caution, out,
+// resyncAt and every change of state. The connection's reader calls handle.
+// Anyone may read the atomics and call wakeUp, heartbeat and stop. What is in
+// cursor belongs to the registry.
+type lookupPeer struct {
+	address string
+	opts    *Options
+	reg     *registry
+	cursor  cursor
+
+	wake         chan struct{} // capacity 1: readable when there may be something to say
+	heartbeatDue atomic.Bool
+	stopping     context.Context // ends when the peer is to leave
+	stop         context.CancelFunc
+
+	backoff  backoff
+	caution  caution
+	out      batch
+	resyncAt time.Time
+
+	state         atomic.Pointer[peerState]
+	lastHeartbeat atomic.Time
+	rtt           atomic.Duration
+	connects      atomic.Uint64
+	failures      atomic.Uint64
+	commands      atomic.Uint64
+}
+
+// caution is how to go on after lookupd closed a connection with commands in
+// flight: it may have refused one of them, and its answer may have been lost
+// with the connection. What was acknowledged is sent as ever; what was in
+// flight behind it goes in groups, each once the one before is answered. Each
+// further loss makes the groups smaller, until one is a single command, whose
+// refusal can't get lost.
+type caution struct {
+	from  uint64 // the log was acknowledged up to here
+	left  int    // commands to be careful with
+	group int
+}
+
+func newCaution(acked uint64, unanswered int) caution {
+	const steps = 64
+	return caution{from: acked, left: unanswered, group: (unanswered + steps - 1) / steps}
+}
+
+func newLookupPeer(address string, opts *Options, reg *registry) *lookupPeer {
+	p := &lookupPeer{
+		address: address,
+		opts:    opts,
+		reg:     reg,
+		wake:    make(chan struct{}, 1),
+		backoff: backoff{min: opts.MinBackoff, max: opts.MaxBackoff},
+	}
+	p.stopping, p.stop = context.WithCancel(context.Background())
+	p.state.Store(&peerState{state: Disconnected, since: time.Now()})
+	return p
+}
+
+// wakeUp lets run look whether there is something to say. It never waits.
+func (p *lookupPeer) wakeUp() { signal(p.wake) }
+
+// heartbeat asks for a PING on the connection, if there is one.
+func (p *lookupPeer) heartbeat() {
+	p.heartbeatDue.Store(true)
+	p.wakeUp()
+}
+
+// run connects, talks and connects again until stop is called. When it
+// returns, the last connection is closed and its reader has ended.
+func (p *lookupPeer) run() {
+	for p.stopping.Err() == nil {
+		p.transition(dial, peerState{})
+		c, info, err := p.connect()
+		if err == nil {
+			err = p.serve(c, info)
+		}
+		wait := p.disconnected(err)
+		select {
+		case <-time.After(wait):
+		case <-p.stopping.Done():
+		}
+	}
+}
+
+// connect dials and identifies.
+func (p *lookupPeer) connect() (*connection, PeerInfo, error) {
+	ctx, cancel := context.WithTimeout(p.stopping, p.opts.DialTimeout)
+	defer cancel()
+	conn, err := p.opts.Dial(ctx, "tcp", p.address)
+	if err == nil && conn == nil {
+		err = errors.New("Options.Dial returned neither connection nor error")
+	}
+	if err != nil {
+		return nil, PeerInfo{}, fmt.Errorf("lookuploop: %s: dial: %w", p.address, err)
+	}
+	c := newConnection(p.address, conn, p.opts.ResponseTimeout, p.opts.MaxResponseSize)
+	mayStay := context.AfterFunc(p.stopping, c.close)
+	p.commands.Inc()
+	info, err := c.identify(p.opts.identity())
+	if !mayStay() && err == nil {
+		err = context.Cause(p.stopping)
+	}
+	if err != nil {
+		c.close()
+		return nil, PeerInfo{}, err
+	}
+	p.noteHeartbeat(time.Since(c.started))
+	return c, info, nil
+}
+
+// serve keeps lookupd informed over one connection until that ends. It returns
+// why; nil if the peer left.
+func (p *lookupPeer) serve(c *connection, info PeerInfo) error {
+	p.heartbeatDue.Store(false)
+	p.resyncAt = time.Now().Add(p.opts.ResyncInterval)
+	p.connects.Inc()
+	p.reg.attach(&p.cursor)
+	p.transition(identified, peerState{info: info})
+
+	go c.readAnswers(p.handle)
+	defer context.AfterFunc(p.stopping, func() { // or a write that is stuck would delay the farewell
+		c.conn.SetWriteDeadline(time.Now().Add(leaveTimeout))
+	})()
+	err := p.talk(c)
+	c.close()
+	<-c.done
+
+	acked, unanswered := p.reg.release(&p.cursor)
+	p.caution = caution{}
+	if err == c.err && c.severed && unanswered > 0 {
+		p.caution = newCaution(acked, unanswered)
+	}
+	return err
+}
+
+// talk says what there is to say until the connection ends or the peer has left.
+func (p *lookupPeer) talk(c *connection) error {
+	inSync := false
+	for {
+		if p.stopping.Err() != nil {
+			return p.leave(c)
+		}
+		said, again, err := p.say(c)
+		if err != nil {
+			return err
+		}
+		if !inSync && p.reg.inSync(&p.cursor) {
+			inSync = true
+			p.synced()
+		}
+		if said {
+			continue
+		}
+		if cap(p.out.commands) > chunkSize/4 {
+			p.out = batch{} // an idle peer keeps no memory
+		}
+		var timer <-chan time.Time
+		if !again.IsZero() {
+			timer = time.After(time.Until(again))
+		}
+		select {
+		case <-p.wake:
+		case <-c.answered:
+		case <-timer:
+		case <-p.stopping.Done():
+		case <-c.done:
+			return c.err
+		}
+	}
+}
+
+// say sends the next things, if any. Otherwise it returns when to ask again,
+// unless something happens before.
+func (p *lookupPeer) say(c *connection) (said bool, again time.Time, err error) {
+	p.out.reset()
+	if p.heartbeatDue.Swap(false) {
+		p.out.add(command{verb: ping})
+	}
+	if err := p.read(c); err != nil {
+		return false, time.Time{}, err
+	}
+	if len(p.out.commands) == 0 {
+		again = p.reg.retry(&p.cursor, &p.out)
+	}
+	if len(p.out.commands) == 0 && p.opts.ResyncInterval > 0 {
+		if isDue := !time.Now().Before(p.resyncAt); isDue && p.reg.resync(&p.cursor) {
+			p.resyncAt = time.Now().Add(p.opts.ResyncInterval)
+			return true, time.Time{}, nil
+		} else if !isDue && (again.IsZero() || p.resyncAt.Before(again)) {
+			again = p.resyncAt
+		}
+	}
+	if len(p.out.commands) == 0 {
+		return false, again, nil
+	}
+	return true, time.Time{}, p.send(c)
+}
+
+// read fills out with the next chunk of the log, as far as the window and
+// caution allow.
+func (p *lookupPeer) read(c *connection) error {
+	limit, upTo := min(c.room(), chunkSize), uint64(everything)
+	careful := p.caution.left > 0
+	if careful && !p.reg.hasRead(&p.cursor, p.caution.from) {
+		careful, upTo = false, p.caution.from
+	}
+	if careful {
+		limit = min(limit, p.caution.group, p.caution.left)
+		if c.numInFlight() > 0 {
+			limit = 0
+		}
+	}
+	before := len(p.out.commands)
+	err := p.reg.read(&p.cursor, limit, upTo, &p.out)
+	if careful {
+		p.caution.left -= len(p.out.commands) - before
+	}
+	return err
+}
+
+// send writes out. When that fails, the reader has the better explanation.
+func (p *lookupPeer) send(c *connection) error {
+	p.commands.Add(uint64(len(p.out.commands)))
+	err := c.send(&p.out)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-c.done:
+		return c.err
+	case <-p.stopping.Done():
+	case <-time.After(p.opts.ResponseTimeout):
+	}
+	return c.explain(p.out.commands[0].verb, err)
+}
+
+// leave says farewell, within leaveTimeout.
+func (p *lookupPeer) leave(c *connection) error {
+	defer time.AfterFunc(leaveTimeout, c.close).Stop()
+	for more := true; more || c.numInFlight() > 0; {
+		if more && c.room() > 0 {
+			p.out.reset()
+			more = p.reg.farewell(&p.cursor, &p.out)
+			if len(p.out.commands) > 0 && p.send(c) != nil {
+				return nil
+			}
+			continue
+		}
+		select {
+		case <-c.answered:
+		case <-c.done:
+			return nil
+		}
+	}
+	return nil
+}
+
+// handle takes good answers. The connection's reader calls it.
+func (p *lookupPeer) handle(a answers) {
+	if a.logged > 0 {
+		p.reg.acknowledge(&p.cursor, a.logged, a.last)
+	}
+	if a.ping {
+		p.noteHeartbeat(a.rtt)
+	}
+}
+
+func (p *lookupPeer) noteHeartbeat(rtt time.Duration) {
+	p.lastHeartbeat.Store(time.Now())
+	p.rtt.Store(rtt)
+}
+
+// synced notes that lookupd has acknowledged everything there was when it
+// connected: only that proves that it works.
+func (p *lookupPeer) synced() {
+	p.backoff.reset()
+	p.caution = caution{}
+	state := *p.state.Load()
+	state.lastError = nil
+	p.state.Store(&state)
+}
+
+// disconnected draws the consequences of a lost connection or a failed
+// attempt, and returns how long to wait before the next.
+func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
+	if p.stopping.Err() != nil {
+		p.transition(lost, peerState{})
+		return 0
+	}
+	p.failures.Inc()
+	var answer *ResponseError
+	var refused *refusedError
+	switch {
+	case errors.As(err, &answer) && answer.Command == identify.String():
+		wait = p.opts.MaxBackoff // it won't like the next one better
+	case errors.As(err, &refused) && p.reg.refuse(&p.cursor, refused, p.opts.MaxBackoff):
+		wait = p.backoff.draw() // which is progress
+	default:
+		wait = p.backoff.next()
+	}
+	if answer != nil {
+		err = answer
+	}
+	p.opts.Logger.Warn("lookupd disconnected", "address", p.address, "error", err, "retry in", wait)
+	p.transition(lost, peerState{lastError: err, nextAttempt: time.Now().Add(wait)})
+	return wait
+}

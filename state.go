@@ -1,0 +1,108 @@
+package lookuploop
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// peerEvent is what moves a peer from one State to the next.
+type peerEvent int
+
+const (
+	dial peerEvent = iota
+	identified
+	lost
+)
+
+// transitions is the state machine of a peer: the README's diagram is made of
+// it, and nothing else changes a State.
+var transitions = []struct {
+	from  State
+	event peerEvent
+	to    State
+	when  string
+}{
+	{Disconnected, dial, Connecting, "just added, or the backoff is over"},
+	{Connecting, identified, Connected, "IDENTIFY answered: cursor to 0"},
+	{Connecting, lost, Disconnected, "dial failed, IDENTIFY refused, timeout"},
+	{Connected, lost, Disconnected, "closed, error answer, timeout, removed"},
+}
+
+// next returns where event leads to.
+func (s State) next(event peerEvent) State {
+	for _, t := range transitions {
+		if t.from == s && t.event == event {
+			return t.to
+		}
+	}
+	panic(fmt.Sprintf("lookuploop: no transition from %v by event %d", s, event)) // a fault of ours: nothing from outside leads here
+}
+
+// peerState is what changes together; it is replaced, never changed.
+type peerState struct {
+	state       State
+	since       time.Time
+	info        PeerInfo
+	lastError   error
+	nextAttempt time.Time
+}
+
+// transition enters the next State. What is not set in after stays as it was,
+// but for nextAttempt.
+func (p *lookupPeer) transition(event peerEvent, after peerState) {
+	before := p.state.Load()
+	after.state, after.since = before.state.next(event), time.Now()
+	if event != identified {
+		after.info = before.info
+	}
+	if after.lastError == nil {
+		after.lastError = before.lastError
+	}
+	p.state.Store(&after)
+	if event == identified {
+		p.opts.Logger.Info("lookupd connected", "address", p.address, "version", after.info.Version, "broadcast address", after.info.BroadcastAddress)
+	}
+	if p.opts.OnStateChange != nil {
+		p.opts.OnStateChange(p.status())
+	}
+}
+
+func (p *lookupPeer) status() LookupdStatus {
+	s := p.state.Load()
+	pending, refused := p.reg.view(&p.cursor)
+	return LookupdStatus{
+		Address:       p.address,
+		State:         s.state,
+		Since:         s.since,
+		Info:          s.info,
+		Pending:       pending,
+		Refused:       refused,
+		LastError:     s.lastError,
+		LastHeartbeat: p.lastHeartbeat.Load(),
+		RTT:           p.rtt.Load(),
+		Connects:      p.connects.Load(),
+		Failures:      p.failures.Load(),
+		Commands:      p.commands.Load(),
+		NextAttempt:   s.nextAttempt,
+	}
+}
+
+// backoff draws the pauses between attempts: full jitter below a limit that
+// starts at min and doubles up to max.
+type backoff struct {
+	min, max time.Duration
+	limit    time.Duration // of the next; 0 means min
+}
+
+func (b *backoff) reset() { b.limit = 0 }
+
+// next draws a pause and doubles the limit.
+func (b *backoff) next() time.Duration {
+	pause := b.draw()
+	b.limit = min(2*max(b.limit, b.min), b.max)
+	return pause
+}
+
+// draw draws a pause below the limit as it is.
+func (b *backoff) draw() time.Duration { return rand.N(max(b.limit, b.min) + 1) }
