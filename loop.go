@@ -1,0 +1,340 @@
+package lookuploop
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/atomic"
+)
+
+// Loop keeps every configured nsqlookupd knowing what the broker has. Make it
+// with New. All methods may be called from any goroutine, unless they say
+// otherwise.
+type Loop struct {
+	opts Options
+	reg  *registry
+
+	notify         chan struct{} // capacity 1: readable after a change; Notify sends, Run receives
+	optionsChanged chan struct{} // capacity 1: readable after a swap of addresses
+
+	mu    sync.Mutex // guards phase, and the making of peers
+	phase phase
+	peers atomic.Pointer[[]*lookupPeer] // in the order of the addresses; the slice is replaced, never changed
+
+	loaded  atomic.Bool     // LoadMetadata was done, or isn't needed; what follows is set before
+	file    *metadataFile   // nil without a DataPath
+	writer  *metadataWriter // nil without a DataPath
+	running atomic.Pointer[context.Context]
+	ended   chan struct{} // closed when Run's context has ended and Run took note
+}
+
+type phase int
+
+const (
+	fresh   phase = iota // nothing was called yet
+	loading              // LoadMetadata is running
+	inUse                // LoadMetadata is out of the question
+	running
+	over
+)
+
+// New checks opts and returns all that is wrong with them, joined. It does no I/O.
+func New(opts Options) (*Loop, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	l := &Loop{
+		opts:           opts,
+		reg:            newRegistry(),
+		notify:         make(chan struct{}, 1),
+		optionsChanged: make(chan struct{}, 1),
+		ended:          make(chan struct{}),
+	}
+	l.loaded.Store(opts.DataPath == "")
+	l.setPeers(opts.LookupdTCPAddresses)
+	return l, nil
+}
+
+// LoadMetadata locks DataPath until Run returns, reads nsqd.dat and takes what
+// is in there for what the broker has, and returns it. Without the file, or
+// without a DataPath, that is nothing.
+//
+// With a DataPath it must come before Notify, SetMetadata and Run, and once:
+// otherwise it is an error. After an error it may be tried again. Names that
+// NSQ doesn't allow are skipped with a warning. ErrDataPathLocked: an nsqd or
+// another Loop uses the directory. ErrCorruptMetadata: the file can't be
+// parsed; it stays as it is.
+func (l *Loop) LoadMetadata() (Metadata, error) {
+	l.mu.Lock()
+	if l.phase != fresh {
+		l.mu.Unlock()
+		return Metadata{}, errors.New("lookuploop: LoadMetadata must be the first call, and the only one")
+	}
+	l.phase = loading
+	l.mu.Unlock()
+
+	m, err := l.load()
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.phase = fresh
+		return Metadata{}, err
+	}
+	l.phase = inUse
+	l.loaded.Store(true)
+	return m, nil
+}
+
+func (l *Loop) load() (Metadata, error) {
+	if l.opts.DataPath == "" {
+		return Metadata{}, nil
+	}
+	file, err := openMetadataFile(l.opts.DataPath, osFileSystem{})
+	if err != nil {
+		return Metadata{}, err
+	}
+	m, err := file.load()
+	if err != nil {
+		return Metadata{}, errors.Join(err, file.close())
+	}
+	m, skipped := sanitize(m)
+	for _, what := range skipped {
+		l.opts.Logger.Warn("skipped in metadata", "path", file.path, "what", what)
+	}
+	l.reg.mu.Lock()
+	l.reg.declare(m)
+	onDisk := l.reg.version
+	l.reg.mu.Unlock()
+	l.file = file
+	l.writer = newMetadataWriter(file, l.persistent, l.reg.persistentVersion, l.opts.Logger)
+	l.writer.loaded(onDisk)
+	return m, nil
+}
+
+// persistent is what belongs into nsqd.dat, with its version.
+func (l *Loop) persistent() (Metadata, uint64) {
+	m, version := l.reg.snapshot(true)
+	m.Version = l.opts.Version
+	return m, version
+}
+
+func (r *registry) persistentVersion() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.version
+}
+
+// mayChange returns why nothing can be changed now, if so.
+func (l *Loop) mayChange() error {
+	if !l.loaded.Load() {
+		return errors.New("lookuploop: call LoadMetadata first: it reads and locks DataPath")
+	}
+	if l.hasEnded() {
+		return ErrClosed
+	}
+	return nil
+}
+
+// hasEnded tells whether Run's context has ended.
+func (l *Loop) hasEnded() bool {
+	ctx := l.running.Load()
+	return ctx != nil && (*ctx).Err() != nil
+}
+
+// Run keeps the nsqlookupds informed and nsqd.dat written until ctx ends. Then
+// it unregisters what is ephemeral from the connected nsqlookupds, writes
+// nsqd.dat if it must, closes every connection and gives DataPath free. When
+// it returns nothing of the Loop runs any more. That takes at most 2 s as
+// long as Dial, OnStateChange and the disk don't hold it up.
+//
+// It returns nil, or why the last write of nsqd.dat failed. With nil, all that
+// Notify accepted is on disk. Called again while it runs it returns an error;
+// after it ended, ErrClosed.
+//
+// The orderly end of a broker: SetLookupdTCPAddresses(nil), so that no
+// consumer comes any more; let the clients finish; end ctx.
+func (l *Loop) Run(ctx context.Context) error {
+	if err := l.start(ctx); err != nil {
+		return err
+	}
+	var writing <-chan error
+	stopWriting := func() {}
+	if l.writer != nil {
+		writing, stopWriting = l.startWriter()
+	}
+	var tasks sync.WaitGroup
+	l.serve(ctx, &tasks)
+
+	l.reg.mu.Lock()
+	l.reg.closed = true
+	l.reg.mu.Unlock()
+	close(l.ended)
+
+	for _, p := range l.lookupPeers() {
+		p.stop()
+	}
+	stopWriting()
+	var err error
+	if writing != nil {
+		err = <-writing
+	}
+	tasks.Wait()
+	if l.file != nil {
+		err = errors.Join(err, l.file.close())
+	}
+	return err
+}
+
+// start makes the one transition to running.
+func (l *Loop) start(ctx context.Context) error {
+	if ctx == nil {
+		return errors.New("lookuploop: Run needs a context, got nil")
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.phase == running && l.hasEnded():
+		return ErrClosed
+	case l.phase == running:
+		return errors.New("lookuploop: Run is running already")
+	case !l.loaded.Load():
+		return errors.New("lookuploop: call LoadMetadata before Run: it reads and locks DataPath")
+	}
+	l.phase = running
+	l.running.Store(&ctx)
+	return nil
+}
+
+func (l *Loop) startWriter() (<-chan error, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() { result <- l.writer.run(ctx) }()
+	return result, cancel
+}
+
+// serve is the loop that gave the library its name. It does no I/O, it wakes
+// those who do. It starts a goroutine for each lookupd, to be found in tasks.
+func (l *Loop) serve(ctx context.Context, tasks *sync.WaitGroup) {
+	var started []*lookupPeer
+	startNew := func() {
+		peers := l.lookupPeers()
+		for _, p := range peers {
+			if !slices.Contains(started, p) {
+				tasks.Go(p.run)
+			}
+		}
+		started = peers
+	}
+	startNew()
+
+	heartbeat := time.NewTicker(l.opts.HeartbeatInterval)
+	defer heartbeat.Stop()
+	for {
+		select {
+		case <-heartbeat.C:
+			for _, p := range started {
+				p.heartbeat()
+			}
+		case <-l.notify:
+			for _, p := range started {
+				p.wakeUp()
+			}
+		case <-l.optionsChanged:
+			startNew()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// SetLookupdTCPAddresses replaces the addresses of the nsqlookupds; none
+// means to leave discovery. It takes effect at once: Status and WaitRegistered
+// see the new ones, in this order, repetitions left out. An address that stays
+// keeps its connection. From one that goes, what is ephemeral is unregistered
+// and the connection closed, upon which it forgets the rest.
+//
+// A fault in any address (host:port, as in Options) is an error, and nothing
+// changes. It may be called before and during Run; once Run's context has
+// ended it returns ErrClosed.
+func (l *Loop) SetLookupdTCPAddresses(addrs []string) error {
+	unique, err := parseAddresses(addrs)
+	if err != nil {
+		return err
+	}
+	if l.hasEnded() {
+		return ErrClosed
+	}
+	l.setPeers(unique)
+	return nil
+}
+
+// setPeers makes peers for new addresses, which Run starts, and stops those
+// whose addresses are gone.
+func (l *Loop) setPeers(addresses []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.lookupPeers()
+	peers := make([]*lookupPeer, 0, len(addresses))
+	for _, address := range addresses {
+		i := slices.IndexFunc(before, func(p *lookupPeer) bool { return p.address == address })
+		if i >= 0 {
+			peers = append(peers, before[i])
+		} else {
+			peers = append(peers, newLookupPeer(address, &l.opts, l.reg))
+		}
+	}
+	for _, p := range before {
+		if !slices.Contains(peers, p) {
+			p.stop()
+		}
+	}
+	l.peers.Store(&peers)
+	signal(l.optionsChanged)
+	l.reg.mu.Lock()
+	l.reg.signal()
+	l.reg.mu.Unlock()
+}
+
+func (l *Loop) lookupPeers() []*lookupPeer {
+	peers := l.peers.Load()
+	if peers == nil {
+		return nil
+	}
+	return *peers
+}
+
+// PersistMetadata returns once all that was accepted before the call is on
+// disk, or with the first failure of a write that began after it; writing is
+// tried again meanwhile. Without a DataPath there is nothing to wait for. When
+// ctx ends, the error wraps ctx.Err(). It may be called before Run, and then
+// waits for it; once Run's context has ended it returns ErrClosed.
+func (l *Loop) PersistMetadata(ctx context.Context) error {
+	if err := l.mayChange(); err != nil {
+		return err
+	}
+	if l.writer == nil {
+		return nil
+	}
+	return l.writer.persist(ctx)
+}
+
+// Status returns a snapshot of how things stand. It may be called at any time,
+// after Run too.
+func (l *Loop) Status() Status {
+	var s Status
+	for _, p := range l.lookupPeers() {
+		s.Lookupds = append(s.Lookupds, p.status())
+	}
+	l.reg.mu.Lock()
+	s.Topics, s.Channels = l.reg.topics, l.reg.channels
+	l.reg.mu.Unlock()
+	if l.loaded.Load() && l.writer != nil {
+		s.Metadata = l.writer.status()
+	}
+	return s
+}

@@ -1,0 +1,120 @@
+package lookuploop
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nsqio/go-nsq"
+)
+
+// newHTTPClient makes the default client for TopicChannels: nsqlookupds are
+// asked directly, and what they answer is not followed elsewhere.
+func newHTTPClient(timeout time.Duration) *http.Client {
+	return &http.Client{
+		Timeout:       timeout,
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// TopicChannels asks every connected nsqlookupd which channels the topic has
+// anywhere, so that a broker can create them before the topic's first message,
+// as nsqd does. It returns the union of the answers, sorted, without ephemeral
+// channels, plus the joined errors of those that failed: a part of the answers
+// comes with an error. Without a connected nsqlookupd there is only an error.
+//
+// An nsqlookupd is asked by HTTP at the broadcast address and port it gave; if
+// it gave no address, at the host of its TCP address. It takes no longer than
+// ctx and Options.HTTPClient allow.
+func (l *Loop) TopicChannels(ctx context.Context, topic string) ([]string, error) {
+	if !nsq.IsValidTopicName(topic) {
+		return nil, fmt.Errorf("%w: topic %q: %s", ErrInvalidName, topic, nameRule)
+	}
+	type answer struct {
+		channels []string
+		err      error
+	}
+	var asked []chan answer
+	for _, p := range l.lookupPeers() {
+		if s := p.state.Load(); s.state == Connected {
+			result := make(chan answer, 1)
+			go func() {
+				channels, err := l.askChannels(ctx, p.address, s.info, topic)
+				result <- answer{channels, err}
+			}()
+			asked = append(asked, result)
+		}
+	}
+	if len(asked) == 0 {
+		return nil, errors.New("lookuploop: channels of topic " + topic + ": no lookupd is connected")
+	}
+	union := make(map[string]bool)
+	var errs []error
+	for _, result := range asked {
+		a := <-result
+		errs = append(errs, a.err)
+		for _, name := range a.channels {
+			if nsq.IsValidChannelName(name) && !strings.HasSuffix(name, ephemeralSuffix) {
+				union[name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(union)), errors.Join(errs...)
+}
+
+// askChannels asks one lookupd.
+func (l *Loop) askChannels(ctx context.Context, address string, info PeerInfo, topic string) ([]string, error) {
+	fail := func(err error) ([]string, error) {
+		return nil, fmt.Errorf("lookuploop: %s: channels of topic %s: %w", address, topic, err)
+	}
+	host := info.BroadcastAddress
+	if host == "" {
+		host, _, _ = net.SplitHostPort(address)
+	}
+	if info.HTTPPort < 1 || info.HTTPPort > 65535 {
+		return fail(fmt.Errorf("it gave no usable HTTP port (%d) when it identified itself", info.HTTPPort))
+	}
+	u := url.URL{
+		Scheme:   "http",
+		Host:     net.JoinHostPort(host, strconv.Itoa(info.HTTPPort)),
+		Path:     "/channels",
+		RawQuery: url.Values{"topic": {topic}}.Encode(),
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return fail(err)
+	}
+	request.Header.Set("Accept", "application/vnd.nsq; version=1.0")
+	response, err := l.opts.HTTPClient.Do(request)
+	if err != nil {
+		return fail(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, int64(l.opts.MaxResponseSize)+1))
+	switch {
+	case err != nil:
+		return fail(err)
+	case len(body) > l.opts.MaxResponseSize:
+		return fail(fmt.Errorf("%w: MaxResponseSize is %d", ErrResponseTooLarge, l.opts.MaxResponseSize))
+	case response.StatusCode != http.StatusOK:
+		return fail(fmt.Errorf("HTTP status %s", response.Status))
+	}
+	var list struct {
+		Channels []string `json:"channels"`
+	}
+	if err := json.Unmarshal(body, &list); err != nil {
+		return fail(fmt.Errorf("answer %s: %w", quote(body), err))
+	}
+	return list.Channels, nil
+}
