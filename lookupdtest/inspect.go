@@ -1,0 +1,83 @@
+package lookupdtest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+)
+
+// Topics returns the topics that the server knows, sorted: those whose producers
+// are gone too, as nsqlookupd keeps them.
+func (s *Server) Topics() []string {
+	db := s.database()
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return slices.Sorted(maps.Keys(db.topics))
+}
+
+// Channels returns the channels that the server knows of a topic, sorted.
+func (s *Server) Channels(topic string) []string {
+	db := s.database()
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return slices.Sorted(maps.Keys(db.channels[topic]))
+}
+
+// Producers returns the producers of a channel, or for channel "" of the topic, as
+// "broadcast_address:tcp_port", sorted. There is one for each connection that
+// registered and neither unregistered nor ended, be it tombstoned or inactive: a node
+// with two connections is there twice.
+func (s *Server) Producers(topic, channel string) []string {
+	db := s.database()
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	r := db.topics[topic]
+	if channel != "" {
+		r = db.channels[topic][channel]
+	}
+	if r == nil {
+		return nil
+	}
+	var found []string
+	for _, p := range r.producers {
+		found = append(found, net.JoinHostPort(p.peer.info.BroadcastAddress, strconv.Itoa(p.peer.info.TCPPort)))
+	}
+	slices.Sort(found)
+	return found
+}
+
+// Connections returns how many connections to the TCP port there are.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// Wait returns nil once cond returns true. cond is asked at once, and again after
+// each command, HTTP request, connection that began or ended, order given, followed
+// or lifted, Start and Stop: it may look at whatever these change. cond is called by
+// the goroutine that called Wait, under no lock. When ctx ends before, the error wraps
+// ctx.Err().
+func (s *Server) Wait(ctx context.Context, cond func() bool) error {
+	for {
+		changed := s.changed.next()
+		if cond() {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("lookupdtest: the condition that was waited for did not come true: %w", ctx.Err())
+		}
+	}
+}
+
+// database returns that of the present run, an empty one when the server is stopped.
+func (s *Server) database() *database {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.db
+}

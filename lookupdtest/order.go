@@ -1,0 +1,232 @@
+package lookupdtest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// An Order tells a Server to misbehave, or to let itself be watched: see
+// [Server.Do]. Orders are made by functions like [Hang] and [CutSent], and
+// narrowed by [Once], [Times], [After] and [On]:
+//
+//	server.Do(Once(After(2, Hang())))       // the third command from now on is never answered
+//	server.Do(On("REGISTER orders", Drop())) // whoever registers the topic orders loses the connection
+//
+// An Order is a value: it can be kept and given to many servers.
+type Order struct {
+	at      point
+	matches func(*exchange) bool // nil: always
+	act     func(x *exchange, next func())
+	after   int // matches to let pass first
+	times   int // matches to act on, 0: until lifted
+}
+
+// point is where in a connection's life an order acts.
+type point uint8
+
+const (
+	dialing   point = 1 << iota // a client wants to connect
+	accepted                    // a connection has been made, nothing read from it
+	receiving                   // bytes have come in
+	observing                   // a command has been read, whole
+	answering                   // the command is to be carried out and answered
+	sending                     // bytes are to go out
+)
+
+// exchange is what passes a point. It belongs to the goroutine that passes it.
+type exchange struct {
+	at     point
+	conn   *conn           // nil when dialing
+	done   <-chan struct{} // closed when nobody is interested any more
+	order  *standing       // the one that is asked or acts
+	cmd    Command         // observing and answering
+	data   []byte          // receiving and sending: the bytes; accepted and answering: what goes out, with its length
+	passed int64           // receiving and sending: the connection's bytes before data
+	end    ending          // what becomes of the connection when data has gone out
+}
+
+type ending uint8
+
+const (
+	stays  ending = iota
+	closes        // as a process does that ends
+	resets        // at once, and what is under way is lost
+)
+
+// standing is an order that was given and not lifted.
+type standing struct {
+	Order
+	lifted chan struct{} // closed by lift
+
+	mu      sync.Mutex // guards what follows
+	skipped int
+	used    int
+}
+
+// claim says whether the order acts on what it matches now, and whether that was the last time.
+func (o *standing) claim() (acts, last bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.skipped < o.after {
+		o.skipped++
+		return false, false
+	}
+	if o.times == 0 {
+		return true, false
+	}
+	if o.used == o.times {
+		return false, false
+	}
+	o.used++
+	return true, o.used == o.times
+}
+
+// Do makes the server follow the order, on the connections it has and on new
+// ones, until lift is called (which may be done more than once) or the order has
+// been followed as often as it says. Orders nest: the one given first acts first,
+// and one that doesn't let a command through keeps it from those given later.
+//
+// lift also ends what the order makes connections wait for: commands that it held
+// back are then carried out and answered. Stop and Start leave orders
+// standing. Orders concern the TCP port; for HTTP there is Server.WrapHTTP.
+//
+// Do may be called at any time, by several goroutines, and by [Observe]'s function.
+func (s *Server) Do(order Order) (lift func()) {
+	o := &standing{Order: order, lifted: make(chan struct{})}
+	s.mu.Lock()
+	orders := append(slices.Clone(s.standing()), o)
+	s.orders.Store(&orders)
+	s.mu.Unlock()
+	s.changed.fire()
+	return sync.OnceFunc(func() {
+		s.retire(o)
+		close(o.lifted)
+		s.changed.fire()
+	})
+}
+
+// standing returns the orders that are looked at, oldest first. The slice is never
+// changed: connections read it under no lock.
+func (s *Server) standing() []*standing {
+	if orders := s.orders.Load(); orders != nil {
+		return *orders
+	}
+	return nil
+}
+
+// retire takes an order from those that are looked at.
+func (s *Server) retire(o *standing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	orders := slices.DeleteFunc(slices.Clone(s.standing()), func(other *standing) bool { return other == o })
+	s.orders.Store(&orders)
+}
+
+// pass takes x past the orders that stand at its point and, if they all let it, to last.
+func (s *Server) pass(x *exchange, last func()) {
+	s.passOrders(s.standing(), x, last)
+}
+
+func (s *Server) passOrders(orders []*standing, x *exchange, last func()) {
+	for i, o := range orders {
+		if o.at&x.at == 0 {
+			continue
+		}
+		x.order = o
+		if o.matches != nil && !o.matches(x) {
+			continue
+		}
+		acts, wasLast := o.claim()
+		if wasLast {
+			s.retire(o)
+		}
+		if acts {
+			o.act(x, func() {
+				s.passOrders(orders[i+1:], x, last)
+				x.order = o
+			})
+			s.changed.fire()
+			return
+		}
+	}
+	last()
+}
+
+// Once makes an order be followed one time.
+func Once(o Order) Order { return Times(1, o) }
+
+// Times makes an order be followed n times, then no more. What counts is what the
+// order acts on: connections for [Refuse] and [Hangup], cuts for [CutReceived] and
+// [CutSent], commands for most. What it holds when it was followed for the last
+// time stays held until the order is lifted.
+func Times(n int, o Order) Order {
+	if n < 1 {
+		panic(fmt.Sprintf("lookupdtest: Times(%d, …): an order is followed at least once", n))
+	}
+	o.times = n
+	return o
+}
+
+// After lets n occasions pass before an order is followed: After(2, Hang()) acts on
+// the third command that the server gets, on whatever connection.
+func After(n int, o Order) Order {
+	o.after = n
+	return o
+}
+
+// On narrows an order to commands that begin with the words of the pattern, where
+// "*" stands for any word: "PING", "REGISTER orders", "* orders mail". It panics for
+// an order that doesn't act on commands, like [Refuse].
+func On(pattern string, o Order) Order {
+	if o.at&^(observing|answering) != 0 {
+		panic(fmt.Sprintf("lookupdtest: On(%q, …): the order doesn't act on commands", pattern))
+	}
+	words := strings.Fields(pattern)
+	inner := o.matches
+	o.matches = func(x *exchange) bool {
+		return x.cmd.matches(words) && (inner == nil || inner(x))
+	}
+	return o
+}
+
+// flush sends the answers that are due, before a wait.
+func (x *exchange) flush() {
+	if x.conn != nil {
+		x.conn.flush()
+	}
+}
+
+// sleep waits d, or until the order is lifted or nobody is interested any more.
+func (x *exchange) sleep(d time.Duration) {
+	x.flush()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-x.order.lifted:
+	case <-x.done:
+	}
+}
+
+// hold waits until the order is lifted or nobody is interested any more.
+func (x *exchange) hold() {
+	x.flush()
+	select {
+	case <-x.order.lifted:
+	case <-x.done:
+	}
+}
+
+// sinceOrder returns how many bytes passed here, before data, since the order
+// first saw this connection.
+func (x *exchange) sinceOrder() int64 {
+	base, ok := x.conn.seen[x.order]
+	if !ok {
+		base = x.passed
+		x.conn.seen[x.order] = base
+	}
+	return x.passed - base
+}

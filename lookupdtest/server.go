@@ -1,0 +1,280 @@
+package lookupdtest
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/atomic"
+)
+
+// A Server is an nsqlookupd in memory. Its methods may be called by any goroutine;
+// the fields are set before the first Start and not changed after.
+type Server struct {
+	// TCPAddress and HTTPAddress are host:port. Start listens there and, where the
+	// port is 0, fills in the one that the system chose.
+	TCPAddress, HTTPAddress string
+
+	// BroadcastAddress, Hostname and Version are what the server says of itself when
+	// it answers IDENTIFY. Start fills in what is empty: the host of TCPAddress; the
+	// machine's name, on a Network the host of TCPAddress; "1.3.0".
+	BroadcastAddress, Hostname, Version string
+
+	// InactiveProducerTimeout is how long after its last PING or IDENTIFY a producer
+	// is shown by /lookup and /nodes; 0 means nsqlookupd's default, 300 s.
+	InactiveProducerTimeout time.Duration
+
+	// TombstoneLifetime is how long a tombstoned producer is hidden by /lookup;
+	// 0 means nsqlookupd's default, 45 s.
+	TombstoneLifetime time.Duration
+
+	// TLS makes the TCP port speak TLS, as a lookupd behind a TLS proxy does. HTTP
+	// stays plain.
+	TLS *tls.Config
+
+	// WrapHTTP stands before the HTTP API if it is set: a place for faults.
+	WrapHTTP func(http.Handler) http.Handler
+
+	network *Network                    // nil: real TCP
+	changed signal                      // after each change that Wait's condition may look at
+	orders  atomic.Pointer[[]*standing] // a new slice for each change, made under mu
+
+	lifecycle chan struct{} // capacity 1, full while Start, Stop or Close is at work
+	running   *run          // nil when stopped; guarded by lifecycle
+	closed    bool          // guarded by lifecycle
+
+	mu    sync.Mutex // guards what follows and writing orders; held only for moments
+	db    *database
+	conns map[*conn]bool // nil when stopped
+}
+
+const (
+	acceptPause   = time.Millisecond      // after a failed accept
+	listenPause   = 10 * time.Millisecond // between attempts to listen
+	listenTimeout = 10 * time.Second      // of all attempts
+)
+
+// run is what exists between Start and Stop.
+type run struct {
+	cancel     context.CancelFunc // ends the waits of those who dial
+	tcp        net.Listener
+	http       *http.Server
+	goroutines sync.WaitGroup // everything that the run started; Stop waits for it
+}
+
+// NewServer returns a server that listens on 127.0.0.1, at ports that the system
+// chose. It panics when it can't listen, as net/http/httptest does.
+func NewServer() *Server {
+	s := NewUnstartedServer()
+	s.Start()
+	return s
+}
+
+// NewUnstartedServer returns a server whose fields can be set before its Start.
+func NewUnstartedServer() *Server {
+	return newServer(nil, "127.0.0.1:0", "127.0.0.1:0")
+}
+
+func newServer(n *Network, tcp, http string) *Server {
+	return &Server{
+		TCPAddress:  tcp,
+		HTTPAddress: http,
+		network:     n,
+		lifecycle:   make(chan struct{}, 1),
+		db:          newDatabase(),
+	}
+}
+
+// Start listens at the server's addresses, with an empty database. It does nothing
+// when the server runs. It panics when it can't listen or after Close.
+func (s *Server) Start() {
+	s.lifecycle <- struct{}{}
+	defer func() { <-s.lifecycle }()
+	if s.closed {
+		panic("lookupdtest: Start after Close")
+	}
+	if s.running != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &run{cancel: cancel}
+	r.tcp = s.listen(&s.TCPAddress, func(dial context.Context) error { return s.admit(dial, ctx) })
+	httpListener := s.listen(&s.HTTPAddress, nil)
+	s.setDefaults()
+	r.http = s.newHTTPServer(r)
+	s.mu.Lock()
+	s.db = newDatabase()
+	s.conns = make(map[*conn]bool)
+	s.mu.Unlock()
+	r.goroutines.Go(func() { s.accept(r) })
+	r.goroutines.Go(func() {
+		r.http.Serve(httpListener)
+		r.http.Close() // what was accepted while stop closed the others
+	})
+	s.running = r
+	s.changed.fire()
+}
+
+// Stop closes the listeners and all connections and forgets everything, as a process
+// does that is killed. It returns when no goroutine of the server is left.
+// The server can be started again. Stop does nothing when the server is stopped.
+func (s *Server) Stop() {
+	s.lifecycle <- struct{}{}
+	defer func() { <-s.lifecycle }()
+	s.stop()
+}
+
+// Close is Stop for good. It may be called more than once.
+func (s *Server) Close() {
+	s.lifecycle <- struct{}{}
+	defer func() { <-s.lifecycle }()
+	s.closed = true
+	s.stop()
+}
+
+// stop is called with lifecycle taken.
+func (s *Server) stop() {
+	r := s.running
+	if r == nil {
+		return
+	}
+	s.running = nil
+	s.mu.Lock()
+	conns := s.conns
+	s.conns = nil // from here on accept takes no more
+	s.db = newDatabase()
+	s.mu.Unlock()
+	r.cancel()
+	r.tcp.Close()
+	for c := range conns {
+		c.abort()
+	}
+	r.http.Close()
+	r.goroutines.Wait()
+	s.changed.fire()
+}
+
+// CloseConnections resets the connections to the TCP port; new ones are served.
+func (s *Server) CloseConnections() {
+	s.mu.Lock()
+	conns := slices.Collect(maps.Keys(s.conns))
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.abort()
+	}
+}
+
+// crash empties the database and resets the connections.
+func (s *Server) crash() {
+	s.mu.Lock()
+	s.db = newDatabase()
+	s.mu.Unlock()
+	s.CloseConnections()
+}
+
+// accept is the goroutine that takes connections to the TCP port.
+func (s *Server) accept(r *run) {
+	for {
+		raw, err := r.tcp.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(acceptPause) // the connection is gone already, or no descriptor is left for it
+			continue
+		}
+		s.mu.Lock()
+		if s.conns == nil {
+			s.mu.Unlock()
+			reset(raw)
+			continue
+		}
+		c := newConn(s, s.db, raw)
+		s.conns[c] = true
+		s.mu.Unlock()
+		s.changed.fire()
+		r.goroutines.Go(func() {
+			c.serve()
+			s.mu.Lock()
+			delete(s.conns, c)
+			s.mu.Unlock()
+			s.changed.fire()
+		})
+	}
+}
+
+// admit says whether a client on a Network may connect. It is called by the dialer's
+// goroutine, and waits while an order holds it, but not after the server's run.
+func (s *Server) admit(dial, run context.Context) error {
+	dial, cancel := context.WithCancel(dial)
+	defer cancel()
+	defer context.AfterFunc(run, cancel)()
+	x := exchange{at: dialing, done: dial.Done()}
+	s.pass(&x, func() {})
+	if x.end != stays {
+		return syscall.ECONNREFUSED
+	}
+	return nil
+}
+
+// listen listens at *address and writes the address there that it got. A port that
+// was chosen by the system for an earlier Start can be in use for a moment, as the
+// near end of someone's connection: that is waited for.
+func (s *Server) listen(address *string, admit func(context.Context) error) net.Listener {
+	if s.network != nil {
+		l, err := s.network.listen(*address, admit)
+		if err != nil {
+			panic("lookupdtest: " + err.Error())
+		}
+		return l
+	}
+	for started := time.Now(); ; time.Sleep(listenPause) {
+		l, err := net.Listen("tcp", *address)
+		if err == nil {
+			*address = l.Addr().String()
+			return l
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Since(started) > listenTimeout {
+			panic("lookupdtest: can't listen, set TCPAddress and HTTPAddress to free ones: " + err.Error())
+		}
+	}
+}
+
+// setDefaults fills in the fields that are empty.
+func (s *Server) setDefaults() {
+	host, _, _ := net.SplitHostPort(s.TCPAddress)
+	if s.BroadcastAddress == "" {
+		s.BroadcastAddress = host
+	}
+	if s.Hostname == "" {
+		s.Hostname = host
+		if name, err := os.Hostname(); err == nil && s.network == nil {
+			s.Hostname = name
+		}
+	}
+	if s.Version == "" {
+		s.Version = "1.3.0"
+	}
+	if s.InactiveProducerTimeout == 0 {
+		s.InactiveProducerTimeout = 300 * time.Second
+	}
+	if s.TombstoneLifetime == 0 {
+		s.TombstoneLifetime = 45 * time.Second
+	}
+}
+
+// portOf returns the port of an address that was listened at.
+func portOf(address string) int {
+	_, port, _ := net.SplitHostPort(address)
+	n, _ := strconv.Atoi(port)
+	return n
+}
