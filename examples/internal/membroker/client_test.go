@@ -1,0 +1,244 @@
+package membroker
+
+import (
+	"encoding/json"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nsqio/go-nsq"
+	"github.com/stretchr/testify/require"
+)
+
+func TestConversation(t *testing.T) {
+	b := start(t, Options{})
+	producer, consumer := dial(t, b.TCPAddress()), dial(t, b.TCPAddress())
+
+	consumer.send("IDENTIFY\n" + sized(`{"feature_negotiation":true,"msg_timeout":30000,"snappy":true,"deflate":true,"tls_v1":true,"sample_rate":50}`))
+	_, agreed := consumer.frame()
+	require.JSONEq(t, `{"max_rdy_count":2500,"version":"`+Version+`","max_msg_timeout":900000,"msg_timeout":30000,
+		"tls_v1":false,"deflate":false,"deflate_level":0,"max_deflate_level":0,"snappy":false,"sample_rate":0,
+		"auth_required":false,"output_buffer_size":4096,"output_buffer_timeout":0}`, agreed)
+	consumer.subscribe("t", "c", 1)
+
+	producer.publish("t", "first")
+	m, id := consumer.expectMessage()
+	require.Equal(t, "first", string(m.Body))
+	require.EqualValues(t, 1, m.Attempts)
+	require.InDelta(t, time.Now().UnixNano(), m.Timestamp, float64(time.Minute))
+
+	consumer.send("REQ " + id + " 0\n")
+	m, _ = consumer.expectMessage()
+	require.EqualValues(t, 2, m.Attempts)
+	consumer.send("TOUCH " + id + "\nNOP\nFIN " + id + "\n")
+
+	producer.send("MPUB t\n" + batchOf("\x00\x00\x00\x02", "second", "third"))
+	producer.expect("OK")
+	producer.send("DPUB t 1\n" + sized("fourth"))
+	producer.expect("OK")
+	for _, want := range []string{"second", "third", "fourth"} {
+		m, id := consumer.expectMessage()
+		require.Equal(t, want, string(m.Body))
+		consumer.send("FIN " + id + "\n")
+	}
+	consumer.send("CLS\n")
+	consumer.expect("CLOSE_WAIT")
+}
+
+// What concerns one message leaves the connection open; all else ends it, and
+// the client can read why although it had more to say.
+func TestErrors(t *testing.T) {
+	b := start(t, Options{MemQueueSize: 2})
+	megabytes := strings.Repeat("x", 3<<20)
+	for _, test := range []struct{ first, send, code string }{
+		{"", "HELLO\n", "E_INVALID"},
+		{"", strings.Repeat("x", 10<<10), "E_INVALID"},
+		{"", "PUB t\n" + sized(megabytes), "E_BAD_MESSAGE"},
+		{"", "PUB bad/topic\n" + sized(megabytes), "E_BAD_TOPIC"},
+		{"", "MPUB t\n" + batchOf("\x00\x00\x00\x01", megabytes), "E_BAD_MESSAGE"},
+		{"", "MPUB full\n" + batchOf("\x00\x00\x00\x03", "1", "2", "3"), "E_BAD_BODY"},
+		{"PUB full\n" + sized("1"), "MPUB full\n" + batchOf("\x00\x00\x00\x02", "2", "3"), "E_MPUB_FAILED"},
+		{"PUB full\n" + sized("2"), "PUB full\n" + sized("3"), "E_PUB_FAILED"},
+		{"", "DPUB full 0\n" + sized("3"), "E_DPUB_FAILED"},
+		{"", "IDENTIFY\n" + sized("nonsense"), "E_BAD_BODY"},
+		{"", "RDY 1\n", "E_INVALID"},
+		{"", "FIN " + anID + "\n", "E_INVALID"},
+		{"", "CLS\n", "E_INVALID"},
+		{"SUB s c\n", "SUB s c\n", "E_INVALID"},
+		{"SUB s c\n", "IDENTIFY\n" + sized("{}"), "E_INVALID"},
+		{"IDENTIFY\n" + sized(`{"heartbeat_interval":-1}`), "SUB s c\n", "E_INVALID"},
+		{"SUB s c\n", "FIN " + anID + "\n", "E_FIN_FAILED"},
+		{"SUB s c\n", "REQ " + anID + " 0\n", "E_REQ_FAILED"},
+		{"SUB s c\n", "TOUCH " + anID + "\n", "E_TOUCH_FAILED"},
+	} {
+		c := dial(t, b.TCPAddress())
+		if test.first != "" {
+			c.send(test.first)
+			c.expect("OK")
+		}
+		c.send(test.send)
+		c.expectError(test.code + " ")
+		switch test.code {
+		case "E_FIN_FAILED", "E_REQ_FAILED", "E_TOUCH_FAILED":
+			c.send("CLS\n")
+			c.expect("CLOSE_WAIT")
+		default:
+			c.expectClosed()
+		}
+		c.conn.Close()
+	}
+	require.Equal(t, 2, b.stats("full", "", false).Topics[0].Depth, "what was accepted is there, nothing else is")
+}
+
+func TestOtherProtocolIsRefused(t *testing.T) {
+	b := start(t, Options{})
+	conn, err := net.Dial("tcp", b.TCPAddress())
+	require.NoError(t, err)
+	c := newRawClient(t, conn)
+	c.send("GET ")
+	c.expectError("E_BAD_PROTOCOL")
+	c.expectClosed()
+}
+
+func TestDroppedConsumersMessagesAreRedeliveredAtOnce(t *testing.T) {
+	b := start(t, Options{})
+	dropped, other := dial(t, b.TCPAddress()), dial(t, b.TCPAddress())
+	dropped.subscribe("t", "c", 5)
+	other.publish("t", "message")
+	dropped.expectMessage()
+	other.subscribe("t", "c", 5)
+	dropped.conn.Close()
+	m, _ := other.expectMessage()
+	require.EqualValues(t, 2, m.Attempts)
+}
+
+// pipe connects a client to a broker without listeners, in memory.
+func pipe(t *testing.T, b *Broker) *rawClient {
+	server, conn := net.Pipe()
+	go b.serveClient(server)
+	return newRawClient(t, conn)
+}
+
+func TestHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := pipe(t, unserved(t, Options{}))
+		c.send("  V2IDENTIFY\n" + sized(`{"heartbeat_interval":2000}`))
+		c.expect("OK")
+		start := time.Now()
+		for i := range 5 {
+			c.expect("_heartbeat_")
+			require.Equal(t, time.Duration(i+1)*2*time.Second, time.Since(start))
+			c.send("NOP\n")
+		}
+		c.expect("_heartbeat_")
+		c.expectClosed()
+		require.Equal(t, 14*time.Second, time.Since(start), "two intervals after the last NOP")
+	})
+}
+
+func TestClientWithoutHeartbeatsMayBeSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := pipe(t, unserved(t, Options{}))
+		c.send("  V2IDENTIFY\n" + sized(`{"heartbeat_interval":-1}`))
+		c.expect("OK")
+		time.Sleep(time.Hour)
+		c.send("PUB t\n" + sized("late"))
+		c.expect("OK")
+
+		c.send("PUB t\n\x00\x00")
+		start := time.Now()
+		c.conn.SetReadDeadline(time.Time{})
+		_, _, err := nsq.ReadUnpackedResponse(c.r)
+		require.NoError(t, err)
+		require.Equal(t, 2*defaultHeartbeat, time.Since(start), "but must finish what it began")
+	})
+}
+
+func TestSilentClientIsDroppedSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := unserved(t, Options{})
+		for _, bytes := range []string{"", "  V"} {
+			c := pipe(t, b)
+			start := time.Now()
+			if bytes != "" {
+				c.send(bytes)
+			}
+			c.expectClosed()
+			require.Equal(t, handshakeTimeout, time.Since(start))
+		}
+	})
+}
+
+// A thousand clients that say nothing cost a slot each, and those beyond the
+// limit not even that; who speaks is served as soon as they are gone.
+func TestSilentConnections(t *testing.T) {
+	limit := 1000
+	if testing.Short() {
+		limit = 50
+	}
+	b := start(t, Options{MaxConnections: limit})
+	silent := make([]*rawClient, limit)
+	for i := range silent {
+		conn, err := net.Dial("tcp", b.TCPAddress())
+		require.NoError(t, err)
+		silent[i] = newRawClient(t, conn)
+	}
+	conn, err := net.Dial("tcp", b.TCPAddress())
+	require.NoError(t, err)
+	newRawClient(t, conn).expectClosed()
+
+	began := time.Now()
+	for _, c := range silent {
+		c.expectClosed()
+	}
+	require.Less(t, time.Since(began), handshakeTimeout+5*time.Second)
+	dial(t, b.TCPAddress()).publish("t", "hello")
+}
+
+func TestEndLetsConsumersFinish(t *testing.T) {
+	b := start(t, Options{})
+	busy, idle, producer := dial(t, b.TCPAddress()), dial(t, b.TCPAddress()), dial(t, b.TCPAddress())
+	producer.publish("t", "1")
+	producer.publish("t", "2")
+	busy.subscribe("t", "c", 1)
+	_, id := busy.expectMessage()
+	idle.subscribe("other", "c", 1)
+
+	stopped := make(chan error, 1)
+	go func() { stopped <- b.stop() }()
+	idle.expectClosed()
+	producer.expectClosed()
+	busy.send("FIN " + id + "\n")
+	busy.expectClosed()
+	require.NoError(t, <-stopped)
+	require.Equal(t, 1, b.topics["t"].outstanding(), "the one in flight was finished, the next was not handed out")
+}
+
+func TestEndDoesNotWaitForever(t *testing.T) {
+	b := start(t, Options{})
+	c := dial(t, b.TCPAddress())
+	c.publish("t", "1")
+	c.subscribe("t", "c", 1)
+	c.expectMessage()
+	began := time.Now()
+	require.NoError(t, b.stop())
+	require.Less(t, time.Since(began), 2*time.Second)
+}
+
+func TestStatsOfAConsumer(t *testing.T) {
+	b := start(t, Options{})
+	c := dial(t, b.TCPAddress())
+	c.send("IDENTIFY\n" + sized(`{"client_id":"me","hostname":"here","user_agent":"test/1"}`))
+	c.expect("OK")
+	c.publish("t", "1")
+	c.subscribe("t", "c", 3)
+	c.expectMessage()
+	got := b.stats("", "", true).Topics[0].Channels[0].Clients
+	want := clientStats{ClientID: "me", Hostname: "here", UserAgent: "test/1", Version: "V2", RemoteAddress: c.conn.LocalAddr().String(),
+		State: stateSubscribed, ReadyCount: 3, InFlightCount: 1, MessageCount: 1, ConnectTime: got[0].ConnectTime}
+	require.Equal(t, []clientStats{want}, got)
+	_, err := json.Marshal(got)
+	require.NoError(t, err)
+}

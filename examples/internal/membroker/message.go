@@ -1,0 +1,93 @@
+package membroker
+
+import (
+	"container/heap"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/nsqio/go-nsq"
+)
+
+// message is what a producer published. All channels share it; nothing in it
+// changes once it is made.
+type message struct {
+	id        nsq.MessageID
+	timestamp time.Time
+	notBefore time.Time // deferred until then; the timestamp if it is not
+	body      []byte
+}
+
+// lastID is the newest message ID given out. Starting from the clock keeps the
+// IDs of a restarted broker apart from those that consumers still hold.
+var lastID atomic.Int64
+
+func init() { lastID.Store(time.Now().UnixNano()) }
+
+func newMessage(body []byte, delay time.Duration) *message {
+	now := time.Now()
+	m := &message{timestamp: now, notBefore: now.Add(delay), body: body}
+	copy(m.id[:], fmt.Appendf(nil, "%016x", lastID.Add(1)))
+	return m
+}
+
+// delivery is the way of one message through one channel. It belongs to the
+// channel and is guarded by its lock.
+type delivery struct {
+	*message
+	attempts uint16
+
+	// Of a delivery in channel.waiting, in flight or deferred:
+	holder    *consumer // who has it in flight; nil if it is deferred
+	delivered time.Time // in flight since
+	due       time.Time // goes back into the queue
+	index     int       // in the heap
+}
+
+// attempt counts one more try. The protocol has 16 bits for it: it stays at the highest.
+func (d *delivery) attempt() {
+	if d.attempts < math.MaxUint16 {
+		d.attempts++
+	}
+}
+
+// dueHeap orders deliveries by the time at which they go back into the queue.
+type dueHeap []*delivery
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h dueHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push and Pop are for package heap; everyone else uses add, remove and popDue.
+func (h *dueHeap) Push(x any) {
+	d := x.(*delivery)
+	d.index = len(*h)
+	*h = append(*h, d)
+}
+
+func (h *dueHeap) Pop() any {
+	last := len(*h) - 1
+	d := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return d
+}
+
+func (h *dueHeap) add(d *delivery, due time.Time) {
+	d.due = due
+	heap.Push(h, d)
+}
+
+func (h *dueHeap) remove(d *delivery) { heap.Remove(h, d.index) }
+
+// popDue takes out a delivery that is due now, or returns nil.
+func (h *dueHeap) popDue(now time.Time) *delivery {
+	if len(*h) == 0 || (*h)[0].due.After(now) {
+		return nil
+	}
+	return heap.Pop(h).(*delivery)
+}

@@ -1,0 +1,88 @@
+package membroker
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestTopicKeepsMessagesUntilItHasAChannel(t *testing.T) {
+	top := newTopic("t", 10)
+	require.NoError(t, top.publish(texts(2)))
+	top.channels["c"] = newChannel("c", false)
+	top.resume()
+	require.Empty(t, top.backlog)
+	require.NoError(t, top.publish(texts(1)))
+	require.Equal(t, 3, top.channels["c"].held())
+
+	top.channels["late"] = newChannel("late", false)
+	top.resume()
+	require.Zero(t, top.channels["late"].held(), "only the first channel gets what was before it")
+	require.NoError(t, top.publish(texts(1)))
+	require.Equal(t, 1, top.channels["late"].held())
+	require.Equal(t, 4, top.channels["c"].held())
+}
+
+func TestTopicKeepsMessages(t *testing.T) {
+	for name, set := range map[string]func(t *topic, hold bool){
+		"paused":   func(t *topic, hold bool) { t.paused = hold },
+		"starting": func(t *topic, hold bool) { t.starting = hold },
+	} {
+		t.Run(name, func(t *testing.T) {
+			top := newTopic("t", 10)
+			top.channels["c"] = newChannel("c", false)
+			set(top, true)
+			require.NoError(t, top.publish(texts(2)))
+			require.Zero(t, top.channels["c"].held())
+			set(top, false)
+			top.resume()
+			require.Equal(t, 2, top.channels["c"].held())
+		})
+	}
+}
+
+func TestTopicRefusesWhatAnyChannelHasNoRoomFor(t *testing.T) {
+	top := newTopic("t", 5)
+	full, free := newChannel("full", false), newChannel("free", false)
+	top.channels["full"], top.channels["free"] = full, free
+	require.NoError(t, top.publish(texts(3)))
+	s, _ := newConsumer(free, 3)
+	for _, h := range free.take(s, 3) {
+		require.NoError(t, free.finish(s, h.id))
+	}
+
+	require.ErrorIs(t, top.publish(texts(3)), errFull)
+	require.Zero(t, free.held(), "all or nothing")
+	require.EqualValues(t, 3, top.messageCount)
+	require.NoError(t, top.publish(texts(2)))
+
+	s, _ = newConsumer(full, 1)
+	m := full.take(s, 1)[0]
+	require.ErrorIs(t, top.publish(texts(1)), errFull, "a message in flight is held too")
+	require.NoError(t, full.finish(s, m.id))
+	require.NoError(t, top.publish(texts(1)))
+}
+
+func TestPausedTopicTakesNoMoreThanItsChannelsWill(t *testing.T) {
+	top := newTopic("t", 5)
+	c := newChannel("c", false)
+	top.channels["c"] = c
+	require.NoError(t, top.publish(texts(3)))
+	top.paused = true
+	require.NoError(t, top.publish(texts(2)))
+	require.ErrorIs(t, top.publish(texts(1)), errFull)
+	top.paused = false
+	top.resume()
+	require.Equal(t, 5, c.held())
+	require.Equal(t, 5, top.outstanding())
+}
+
+func TestTopicEmptyLeavesTheChannels(t *testing.T) {
+	top := newTopic("t", 5)
+	top.channels["c"] = newChannel("c", false)
+	require.NoError(t, top.publish(texts(1)))
+	top.paused = true
+	require.NoError(t, top.publish(texts(2)))
+	top.empty()
+	require.Equal(t, 1, top.outstanding())
+}
