@@ -126,7 +126,7 @@ func TestConformanceNSQLookupd(t *testing.T) {
 }
 
 // freeAddress returns an address on loopback where nobody listens.
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()

@@ -201,8 +201,7 @@ func (x *exchange) readOn() bool {
 	select {
 	case err := <-read:
 		if err == nil { // the limit is reached
-			x.hold()
-			return true
+			return x.hold()
 		}
 		x.end = closes
 		return false
@@ -234,8 +233,8 @@ func (c *conn) keep() error {
 // abort ends the connection from another goroutine.
 func (c *conn) abort() {
 	c.aborts.Do(func() {
-		close(c.done)
 		reset(c.raw)
+		close(c.done)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -44,6 +45,10 @@ func dialWith(t *testing.T, dial func(context.Context, string, string) (net.Conn
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
 	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	return newClient(t, conn)
+}
+
+func newClient(t *testing.T, conn net.Conn) *client {
 	return &client{Conn: conn, t: t, r: bufio.NewReader(conn)}
 }
 
@@ -141,4 +146,11 @@ func request(t *testing.T, s *Server, method, path string) (int, string) {
 	body, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	return resp.StatusCode, string(body)
+}
+
+func decodeJSON[T any](t *testing.T, r io.Reader) T {
+	t.Helper()
+	var v T
+	require.NoError(t, json.NewDecoder(r).Decode(&v))
+	return v
 }

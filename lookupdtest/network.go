@@ -244,7 +244,9 @@ func concerns(names []string, address string) bool {
 func (n *Network) connect(address string) (client, server *endpointConn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	there, back := &stream{network: n}, &stream{network: n}
+	there := &stream{network: n}
+	back := &stream{network: n, back: there}
+	there.back = back
 	l := &link{server: address}
 	local := clientAddr(n.clients)
 	n.clients++

@@ -192,32 +192,29 @@ func On(pattern string, o Order) Order {
 	return o
 }
 
-// flush sends the answers that are due, before a wait.
-func (x *exchange) flush() {
-	if x.conn != nil {
-		x.conn.flush()
-	}
-}
-
-// sleep waits d, or until the order is lifted or nobody is interested any more.
-func (x *exchange) sleep(d time.Duration) {
-	x.flush()
+// sleep waits d, or less when the order is lifted. It returns false, and ends the
+// connection, when nobody is interested any more.
+func (x *exchange) sleep(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-x.order.lifted:
-	case <-x.done:
-	}
+	return x.wait(timer.C)
 }
 
-// hold waits until the order is lifted or nobody is interested any more.
-func (x *exchange) hold() {
-	x.flush()
+// hold waits until the order is lifted. It returns as sleep does.
+func (x *exchange) hold() bool { return x.wait(nil) }
+
+func (x *exchange) wait(enough <-chan time.Time) bool {
+	if x.conn != nil {
+		x.conn.flush() // answers that are due
+	}
 	select {
+	case <-enough:
 	case <-x.order.lifted:
 	case <-x.done:
+		x.end = closes
+		return false
 	}
+	return true
 }
 
 // sinceOrder returns how many bytes passed here, before data, since the order

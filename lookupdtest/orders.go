@@ -32,8 +32,9 @@ func Refuse() Order {
 // sent its packets again. See also Network.Partition.
 func Blackhole() Order {
 	return Order{at: dialing | answering, act: func(x *exchange, next func()) {
-		x.hold()
-		next()
+		if x.hold() {
+			next()
+		}
 	}}
 }
 
@@ -58,8 +59,9 @@ func Hang() Order {
 // client closes goes unnoticed and its registrations stay, until the order is lifted.
 func HalfOpen() Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
-		x.hold()
-		next()
+		if x.hold() {
+			next()
+		}
 	}}
 }
 
@@ -67,8 +69,9 @@ func HalfOpen() Order {
 // other, as they do in nsqlookupd. (For a slow network there is Network.SetLatency.)
 func Delay(d time.Duration) Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
-		x.sleep(d)
-		next()
+		if x.sleep(d) {
+			next()
+		}
 	}}
 }
 
@@ -77,8 +80,7 @@ func Drip(d time.Duration) Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		next()
 		for ; len(x.data) > 0; x.data = x.data[1:] {
-			x.sleep(d)
-			if x.conn.send(x.data[:1]) != nil || x.conn.flush() != nil {
+			if !x.sleep(d) || x.conn.send(x.data[:1]) != nil || x.conn.flush() != nil {
 				x.end = closes
 				break
 			}

@@ -240,7 +240,9 @@ func (s *Server) listen(address *string, admit func(context.Context) error) net.
 	for started := time.Now(); ; time.Sleep(listenPause) {
 		l, err := net.Listen("tcp", *address)
 		if err == nil {
-			*address = l.Addr().String()
+			if got := l.Addr().String(); got != *address { // a restart writes nothing that others may read
+				*address = got
+			}
 			return l
 		}
 		if !errors.Is(err, syscall.EADDRINUSE) || time.Since(started) > listenTimeout {

@@ -1,6 +1,7 @@
 package lookupdtest
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"os"
@@ -13,7 +14,8 @@ import (
 // other reads. Whoever waits does so on changed, or for a time, never under mu.
 type stream struct {
 	network *Network
-	changed signal // fired under mu
+	back    *stream // the other direction
+	changed signal  // fired under mu
 
 	mu       sync.Mutex // guards what follows
 	segments []segment  // under way or unread, oldest first
@@ -127,6 +129,13 @@ func (s *stream) write(p []byte) (n int, err error) {
 			s.mu.Unlock()
 			return n, err
 		}
+		if s.reader.closed { // what is sent is answered with a reset
+			resetAt := s.arrival(len(p)-n, now).Add(s.network.latency.Load())
+			s.writer.reset(resetAt)
+			s.mu.Unlock()
+			s.back.resetEnds(resetAt, &s.back.reader)
+			return len(p), nil
+		}
 		n += s.put(p[n:], now)
 		if n == len(p) {
 			s.mu.Unlock()
@@ -145,12 +154,7 @@ func (s *stream) put(p []byte, now time.Time) (n int) {
 			data = data[:min(len(data), segmentSize)]
 		}
 		n += len(data)
-		at := s.arrival(len(data), now)
-		if s.reader.closed { // it is answered with a reset
-			s.writer.reset(at.Add(s.network.latency.Load()))
-			continue
-		}
-		s.segments = append(s.segments, segment{data: append([]byte(nil), data...), at: at})
+		s.segments = append(s.segments, segment{data: bytes.Clone(data), at: s.arrival(len(data), now)})
 		s.size += len(data)
 	}
 	if n > 0 {

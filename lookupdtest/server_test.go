@@ -1,0 +1,507 @@
+package lookupdtest
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestServerKeepsItsAddressesAndNothingElse(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	tcp, http := s.TCPAddress, s.HTTPAddress
+	c := dial(t, s)
+	c.identify()
+	c.do("REGISTER orders mail", "OK")
+	require.Equal(t, []string{"orders"}, s.Topics())
+
+	s.Stop()
+	c.expectEnd()
+	require.Empty(t, s.Topics())
+	require.Zero(t, s.Connections())
+	_, err := net.Dial("tcp", tcp)
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	s.Stop() // does nothing
+
+	s.Start()
+	s.Start() // does nothing
+	require.Equal(t, tcp, s.TCPAddress)
+	require.Equal(t, http, s.HTTPAddress)
+	require.Empty(t, s.Topics())
+	dial(t, s).identify()
+}
+
+func TestServerListensWhereItIsTold(t *testing.T) {
+	first := NewServer()
+	tcp, http := first.TCPAddress, first.HTTPAddress
+	first.Close()
+	first.Close() // does nothing
+	require.PanicsWithValue(t, "lookupdtest: Start after Close", first.Start)
+
+	s := NewUnstartedServer()
+	s.TCPAddress, s.HTTPAddress, s.Version = tcp, http, "9.9.9"
+	s.Start()
+	defer s.Close()
+	require.Equal(t, tcp, s.TCPAddress)
+	status, body := request(t, s, "GET", "/info")
+	require.Equal(t, 200, status)
+	require.Equal(t, `{"version":"9.9.9"}`, body)
+
+	taken := NewUnstartedServer()
+	taken.TCPAddress = "no address"
+	require.Panics(t, taken.Start)
+}
+
+func TestCloseNeverStarted(t *testing.T) {
+	NewUnstartedServer().Close()
+}
+
+func TestStopEndsWhatIsHeld(t *testing.T) {
+	for name, order := range map[string]Order{
+		"hang": Hang(), "half-open": HalfOpen(), "blackhole": Blackhole(), "delay": Delay(time.Hour), "drip": Drip(time.Hour),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := NewServer()
+			defer s.Close()
+			s.Do(order)
+			c := dial(t, s)
+			c.send(magicIdentify("broker.test", 4150))
+			eventually(t, s, func() bool { return s.Connections() == 1 })
+			s.Stop()
+			c.expectEnd()
+		})
+	}
+}
+
+func TestStopWaitsForHTTP(t *testing.T) {
+	s := NewUnstartedServer()
+	entered, left := make(chan struct{}), make(chan struct{})
+	s.WrapHTTP = func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			close(entered)
+			<-r.Context().Done()
+			close(left)
+		})
+	}
+	s.Start()
+	defer s.Close()
+	answered := make(chan error, 1)
+	go func() {
+		_, err := httpClient(s).Get("http://" + s.HTTPAddress + "/topics")
+		answered <- err
+	}()
+	<-entered
+	s.Stop()
+	select {
+	case <-left:
+	default:
+		t.Error("Stop returned before the handler")
+	}
+	require.Error(t, <-answered)
+}
+
+func TestStartAndStopFromManyGoroutines(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 10 {
+				s.Stop()
+				s.Start()
+			}
+		})
+		wg.Go(func() {
+			for range 10 {
+				if conn, err := net.Dial("tcp", s.TCPAddress); err == nil {
+					conn.Close()
+				}
+				s.Topics()
+				s.CloseConnections()
+			}
+		})
+	}
+	wg.Wait()
+	s.Start()
+	dial(t, s).identify()
+}
+
+func TestCloseConnections(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	a, b := dial(t, s), dial(t, s)
+	a.identify()
+	b.identify()
+	a.do("REGISTER orders", "OK")
+	require.Equal(t, []string{"broker.test:4150"}, s.Producers("orders", ""))
+	s.CloseConnections()
+	a.expectEnd()
+	b.expectEnd()
+	eventually(t, s, func() bool { return s.Connections() == 0 })
+	require.Empty(t, s.Producers("orders", ""))
+	require.Equal(t, []string{"orders"}, s.Topics())
+	dial(t, s).identify()
+}
+
+func TestWait(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	c := dial(t, s)
+	c.identify()
+
+	asked := make(chan struct{}, 1000)
+	done := make(chan error, 1)
+	go func() {
+		done <- s.Wait(t.Context(), func() bool {
+			asked <- struct{}{}
+			return len(s.Topics()) == 2
+		})
+	}()
+	<-asked // at once
+	c.do("REGISTER a", "OK")
+	<-asked
+	status, _ := request(t, s, "POST", "/topic/create?topic=b")
+	require.Equal(t, 200, status)
+	require.NoError(t, <-done)
+
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, s.Wait(ended, func() bool { return true }))
+	require.ErrorIs(t, s.Wait(ended, func() bool { return false }), context.Canceled)
+}
+
+// Each of these makes a condition true that someone waits for.
+func TestWaitSeesEveryChange(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	wait := func(cond func() bool) (result chan error) {
+		asked := make(chan struct{})
+		ask := sync.OnceFunc(func() { close(asked) })
+		result = make(chan error, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		go func() {
+			defer cancel()
+			result <- s.Wait(ctx, func() bool {
+				ok := cond()
+				ask()
+				return ok
+			})
+		}()
+		<-asked
+		return result
+	}
+	var mu sync.Mutex
+	seen := make(map[string]int)
+	lift := s.Do(Observe(func(c Command) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[c.Name]++
+	}))
+	count := func(name string) int {
+		mu.Lock()
+		defer mu.Unlock()
+		return seen[name]
+	}
+
+	connected := wait(func() bool { return s.Connections() == 1 })
+	c := dial(t, s)
+	require.NoError(t, <-connected)
+
+	pinged := wait(func() bool { return count("PING") == 1 })
+	c.identify()
+	c.do("PING", "OK")
+	require.NoError(t, <-pinged)
+	lift()
+
+	registered := wait(func() bool { return len(s.Producers("orders", "mail")) == 1 })
+	c.do("REGISTER orders mail", "OK")
+	require.NoError(t, <-registered)
+
+	unregistered := wait(func() bool { return len(s.Producers("orders", "mail")) == 0 })
+	c.do("UNREGISTER orders mail", "OK")
+	require.NoError(t, <-unregistered)
+
+	gone := wait(func() bool { return s.Connections() == 0 })
+	c.Close()
+	require.NoError(t, <-gone)
+
+	stopped := wait(func() bool { return len(s.Topics()) == 0 })
+	s.Stop()
+	require.NoError(t, <-stopped)
+}
+
+func TestManyWaitersMissNothing(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			for n := range 100 {
+				err := s.Wait(ctx, func() bool { return len(s.Topics()) > n })
+				if err != nil {
+					t.Errorf("waiter %d: topic %d: %v", i, n, err)
+					return
+				}
+			}
+		})
+	}
+	c := dial(t, s)
+	c.identify()
+	for i := range 100 {
+		c.do(fmt.Sprintf("REGISTER topic-%d", i), "OK")
+	}
+	wg.Wait()
+}
+
+func TestInactiveProducersAreHidden(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewNetwork().NewServer("lookupd.test:4160")
+		defer s.Close()
+		conn, err := s.network.Dial(t.Context(), "tcp", s.TCPAddress)
+		require.NoError(t, err)
+		defer conn.Close()
+		c := newClient(t, conn)
+		c.identify()
+		c.do("REGISTER orders", "OK")
+		shown := func() bool {
+			_, lookup := request(t, s, "GET", "/lookup?topic=orders")
+			_, nodes := request(t, s, "GET", "/nodes")
+			require.Equal(t, strings.Contains(lookup, "broker.test"), strings.Contains(nodes, "broker.test"))
+			return strings.Contains(lookup, "broker.test")
+		}
+		time.Sleep(300 * time.Second)
+		require.True(t, shown())
+		time.Sleep(time.Second)
+		require.False(t, shown())
+		require.Equal(t, []string{"broker.test:4150"}, s.Producers("orders", ""))
+		c.do("REGISTER orders", "OK") // doesn't help
+		require.False(t, shown())
+		c.do("PING", "OK")
+		require.True(t, shown())
+	})
+}
+
+func TestTombstonesLast45Seconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewNetwork().NewServer("lookupd.test:4160")
+		defer s.Close()
+		conn, err := s.network.Dial(t.Context(), "tcp", s.TCPAddress)
+		require.NoError(t, err)
+		defer conn.Close()
+		c := newClient(t, conn)
+		c.identify()
+		c.do("REGISTER orders", "OK")
+		shown := func() bool {
+			_, body := request(t, s, "GET", "/lookup?topic=orders")
+			return strings.Contains(body, "broker.test")
+		}
+		status, _ := request(t, s, "POST", "/topic/tombstone?topic=orders&node=broker.test:4151")
+		require.Equal(t, 200, status)
+		require.False(t, shown())
+		time.Sleep(45*time.Second - 1)
+		c.do("REGISTER orders", "OK") // doesn't help
+		require.False(t, shown())
+		time.Sleep(1)
+		require.True(t, shown())
+	})
+}
+
+func TestTLS(t *testing.T) {
+	s := NewUnstartedServer()
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
+	s.Start()
+	defer s.Close()
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		return (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, network, address)
+	}
+	c := dialWith(t, dial, s.TCPAddress)
+	c.identify()
+	c.do("REGISTER orders", "OK")
+	require.Equal(t, []string{"orders"}, s.Topics())
+
+	lift := s.Do(Hang())
+	c.send("PING\n")
+	eventually(t, s, func() bool { return s.Connections() == 1 })
+	lift()
+	c.expect("OK")
+
+	s.Do(Once(CutSent(3)))
+	c.send("PING\n")
+	rest, _ := io.ReadAll(c.r)
+	require.Equal(t, "\x00\x00\x00", string(rest))
+	c.Close()
+	eventually(t, s, func() bool { return s.Connections() == 0 })
+}
+
+// certificate returns one for TestTLS.
+func certificate(t *testing.T) tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	require.NoError(t, err)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func TestProducersAreConnections(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	a, b, other := dial(t, s), dial(t, s), dial(t, s)
+	a.identify()
+	b.identify()
+	other.send(magicIdentify("another.test", 5150))
+	_, err := other.response()
+	require.NoError(t, err)
+	for _, c := range []*client{a, b, other} {
+		c.do("REGISTER orders mail", "OK")
+		c.do("REGISTER orders mail", "OK") // again changes nothing
+	}
+	want := []string{"another.test:5150", "broker.test:4150", "broker.test:4150"}
+	require.Equal(t, want, s.Producers("orders", ""))
+	require.Equal(t, want, s.Producers("orders", "mail"))
+	require.Equal(t, []string{"mail"}, s.Channels("orders"))
+
+	a.do("UNREGISTER orders", "OK") // and from its channels
+	require.Equal(t, want[:2], s.Producers("orders", ""))
+	require.Equal(t, want[:2], s.Producers("orders", "mail"))
+	other.do("UNREGISTER orders mail", "OK") // not from the topic
+	require.Equal(t, want[:2], s.Producers("orders", ""))
+	require.Equal(t, want[1:2], s.Producers("orders", "mail"))
+	b.Close()
+	eventually(t, s, func() bool { return s.Connections() == 2 })
+	require.Equal(t, want[:1], s.Producers("orders", ""))
+	require.Empty(t, s.Producers("orders", "mail"))
+	require.Equal(t, []string{"mail"}, s.Channels("orders"), "keys stay")
+	require.Empty(t, s.Producers("none", ""))
+	require.Empty(t, s.Producers("none", "none"))
+}
+
+func TestEphemeralsGoOnlyWhenUnregistered(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	a, b := dial(t, s), dial(t, s)
+	a.identify()
+	b.identify()
+	a.do("REGISTER t#ephemeral c#ephemeral", "OK")
+	b.do("REGISTER t#ephemeral c#ephemeral", "OK")
+	a.do("UNREGISTER t#ephemeral c#ephemeral", "OK")
+	require.Equal(t, []string{"c#ephemeral"}, s.Channels("t#ephemeral"), "b is left")
+	b.do("UNREGISTER t#ephemeral c#ephemeral", "OK")
+	require.Empty(t, s.Channels("t#ephemeral"))
+
+	a.do("REGISTER t#ephemeral c#ephemeral", "OK")
+	a.do("UNREGISTER t#ephemeral", "OK")
+	require.Equal(t, []string{"t#ephemeral"}, s.Topics(), "b is left")
+	b.do("UNREGISTER t#ephemeral", "OK")
+	require.Empty(t, s.Topics())
+	require.Equal(t, []string{"c#ephemeral"}, s.Channels("t#ephemeral"), "a topic's end leaves the keys of its channels")
+
+	a.do("REGISTER gone#ephemeral", "OK")
+	a.Close()
+	eventually(t, s, func() bool { return s.Connections() == 1 })
+	require.Equal(t, []string{"gone#ephemeral"}, s.Topics())
+}
+
+func TestDeletedByHTTPWhileRegistered(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	c := dial(t, s)
+	c.identify()
+	c.do("REGISTER orders mail", "OK")
+	c.do("REGISTER orders audit", "OK")
+	status, _ := request(t, s, "POST", "/channel/delete?topic=orders&channel=mail")
+	require.Equal(t, 200, status)
+	require.Equal(t, []string{"audit"}, s.Channels("orders"))
+	c.do("UNREGISTER orders mail", "OK")
+	status, _ = request(t, s, "POST", "/topic/delete?topic=orders")
+	require.Equal(t, 200, status)
+	require.Empty(t, s.Topics())
+	require.Empty(t, s.Channels("orders"))
+	c.do("UNREGISTER orders", "OK")
+	require.Empty(t, s.Topics())
+	c.do("REGISTER orders mail", "OK")
+	require.Equal(t, []string{"broker.test:4150"}, s.Producers("orders", "mail"))
+}
+
+// nsqlookupd finds by pattern, and its HTTP API lets the pattern in.
+func TestStarIsAllTopics(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	c := dial(t, s)
+	c.identify()
+	c.do("REGISTER a x", "OK")
+	c.do("REGISTER b y", "OK")
+	_, body := request(t, s, "GET", "/channels?topic=*")
+	require.Equal(t, `{"channels":["x","y"]}`, body)
+	_, body = request(t, s, "GET", "/lookup?topic=*")
+	var lookup struct{ Producers []any }
+	require.NoError(t, json.Unmarshal([]byte(body), &lookup))
+	require.Len(t, lookup.Producers, 1)
+	status, _ := request(t, s, "POST", "/topic/delete?topic=*")
+	require.Equal(t, 200, status)
+	require.Empty(t, s.Topics())
+	require.Empty(t, s.Channels("a"))
+}
+
+func TestInputIsBounded(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	for name, tt := range map[string]struct{ send, answer string }{
+		"negative body":    {"  V1IDENTIFY\n\xff\xff\xff\xff", "E_BAD_BODY IDENTIFY body size -1 is not valid"},
+		"huge body":        {"  V1IDENTIFY\n\x7f\xff\xff\xff", "E_BAD_BODY IDENTIFY body size 2147483647 is not valid"},
+		"empty body":       {"  V1IDENTIFY\n\x00\x00\x00\x00", "E_BAD_BODY IDENTIFY failed to decode JSON body"},
+		"null body":        {"  V1IDENTIFY\n\x00\x00\x00\x04null", "E_BAD_BODY IDENTIFY missing fields"},
+		"no end of line":   {"  V1" + strings.Repeat("x", maxLine), "E_INVALID command too long"},
+		"a word too many":  {"  V1 PING  with\tmore \r\n", "OK"},
+		"double space":     {magicIdentify("b", 1) + "REGISTER  x\n", "E_BAD_TOPIC REGISTER topic name '' is not valid"},
+		"empty channel":    {magicIdentify("b", 1) + "REGISTER x  y\n", "OK"},
+		"ephemeral middle": {magicIdentify("b", 1) + "REGISTER x#ephemeral2\n", "E_BAD_TOPIC REGISTER topic name 'x#ephemeral2' is not valid"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := dial(t, s)
+			c.send(tt.send)
+			if strings.Contains(tt.send, "REGISTER") {
+				_, err := c.response()
+				require.NoError(t, err)
+			}
+			c.expect(tt.answer)
+			if tt.answer != "OK" {
+				c.expectEnd()
+			}
+		})
+	}
+}
+
+func TestIdentifyCutShort(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	for _, tt := range []struct{ send, answer string }{
+		{"  V1IDENTIFY\n\x00\x00", "E_BAD_BODY IDENTIFY failed to read body size"},
+		{"  V1IDENTIFY\n\x00\x00\x00\x09{", "E_BAD_BODY IDENTIFY failed to read body"},
+	} {
+		c := dial(t, s)
+		c.send(tt.send)
+		require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
+		c.expect(tt.answer)
+		c.expectEnd()
+	}
+}
