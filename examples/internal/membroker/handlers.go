@@ -145,13 +145,12 @@ func (b *Broker) handleConfig(r *http.Request, _ url.Values) (any, error) {
 	return addresses, nil
 }
 
-// readRequest reads the body, which may have up to limit bytes.
+// readRequest reads the body, which may have up to limit bytes. Of one that has
+// more it reads some away: most clients look at the answer only when they have sent all.
 func readRequest(r *http.Request, limit int64, tooBig string) ([]byte, error) {
-	if r.ContentLength > limit {
-		return nil, &httpError{http.StatusRequestEntityTooLarge, tooBig}
-	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	if int64(len(body)) > limit {
+		io.CopyN(io.Discard, r.Body, 2*maxBodySize)
 		return nil, &httpError{http.StatusRequestEntityTooLarge, tooBig}
 	}
 	return body, err

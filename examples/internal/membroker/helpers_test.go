@@ -18,7 +18,12 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if lookupds := os.Getenv("MEMBROKER_TEST_LOOKUPDS"); lookupds != "" {
+		consumeUntilKilled(lookupds)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds every wait for something that must happen.
 const patience = 20 * time.Second
@@ -56,6 +61,8 @@ func start(t testing.TB, opts Options) running {
 		}
 	}
 	t.Cleanup(func() { require.NoError(t, stop()) })
+	_, pong := b.do(t, "GET", "/ping", "") // answered when the broker is served
+	require.Equal(t, "OK", pong)
 	return running{b, stop}
 }
 
