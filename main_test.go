@@ -1,0 +1,124 @@
+package lookuploop
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is how long a test waits for what is to happen; only a red test does.
+const patience = time.Minute
+
+// validOptions are those that every Loop needs, and silence.
+func validOptions() Options {
+	return Options{
+		BroadcastAddress:  "broker.test",
+		Hostname:          "broker-host",
+		BroadcastTCPPort:  4150,
+		BroadcastHTTPPort: 4151,
+		Logger:            slog.New(slog.DiscardHandler),
+	}
+}
+
+func newLoop(t testing.TB, edits ...func(*Options)) *Loop {
+	t.Helper()
+	opts := validOptions()
+	for _, edit := range edits {
+		edit(&opts)
+	}
+	loop, err := New(opts)
+	require.NoError(t, err)
+	return loop
+}
+
+// scene is a Loop and its lookupds on a Network. It is made inside a bubble of
+// testing/synctest, where time is virtual, and ends with the test.
+type scene struct {
+	t        *testing.T
+	network  *lookupdtest.Network
+	lookupds []*lookupdtest.Server // at lookupd1.test:4160 and so on
+	loop     *Loop
+	end      func() error // ends Run's context and returns what Run returned
+}
+
+func newScene(t *testing.T, lookupds int, edits ...func(*Options)) *scene {
+	s := &scene{t: t, network: lookupdtest.NewNetwork()}
+	var addresses []string
+	for i := range lookupds {
+		addresses = append(addresses, s.start(i+1).TCPAddress)
+	}
+	s.loop = newLoop(t, append([]func(*Options){func(o *Options) {
+		o.LookupdTCPAddresses = addresses
+		o.Dial = s.network.Dial
+	}}, edits...)...)
+	return s
+}
+
+// start starts lookupd number i.
+func (s *scene) start(i int) *lookupdtest.Server {
+	lookupd := s.network.NewServer(fmt.Sprintf("lookupd%d.test:4160", i))
+	s.t.Cleanup(lookupd.Close)
+	s.lookupds = append(s.lookupds, lookupd)
+	return lookupd
+}
+
+func (s *scene) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() { result <- s.loop.Run(ctx) }()
+	s.end = sync.OnceValue(func() error {
+		cancel()
+		return <-result
+	})
+	s.t.Cleanup(func() { s.end() })
+}
+
+func (s *scene) notify(events ...Event) {
+	s.t.Helper()
+	require.NoError(s.t, s.loop.Notify(events...))
+}
+
+// registered waits until all lookupds know everything.
+func (s *scene) registered() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	require.NoError(s.t, s.loop.WaitRegistered(ctx, 0))
+}
+
+// eventually waits for something at a lookupd.
+func (s *scene) eventually(lookupd *lookupdtest.Server, cond func() bool) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	require.NoError(s.t, lookupd.Wait(ctx, cond))
+}
+
+// listen returns a function that returns the commands that the lookupd got
+// since it was called last.
+func listen(lookupd *lookupdtest.Server) (heard func() []string) {
+	var mu sync.Mutex
+	var commands []string
+	lookupd.Do(lookupdtest.Observe(func(c lookupdtest.Command) {
+		mu.Lock()
+		defer mu.Unlock()
+		commands = append(commands, c.String())
+	}))
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		defer func() { commands = nil }()
+		return slices.Clone(commands)
+	}
+}

@@ -1,0 +1,346 @@
+package lookuploop
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// requiredOptions leaves everything to its default that has one.
+func requiredOptions() Options { return Options{BroadcastTCPPort: 4150, BroadcastHTTPPort: 4151} }
+
+// TestDefaultsAreThoseOfTheComments reads "Default: …" in the comments of
+// Options, and what a field is when it is left zero.
+func TestDefaultsAreThoseOfTheComments(t *testing.T) {
+	hostname, err := os.Hostname()
+	require.NoError(t, err)
+	opts, err := requiredOptions().withDefaults()
+	require.NoError(t, err)
+	named := requiredOptions()
+	named.Hostname = "named"
+	named, err = named.withDefaults()
+	require.NoError(t, err)
+
+	// What words mean; numbers are read.
+	words := map[string]func(field string){
+		"Hostname":      func(string) { require.Equal(t, "named", named.BroadcastAddress) },
+		"os.Hostname()": func(string) { require.Equal(t, hostname, opts.Hostname) },
+		"the version of this library": func(string) {
+			require.Equal(t, version, opts.Version)
+			require.Regexp(t, `^\d+\.\d+\.\d+$`, version, "nsqadmin expects a semantic version")
+		},
+		"0, which means never": func(string) { require.Zero(t, opts.ResyncInterval) },
+		"net.Dialer's DialContext": func(string) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer listener.Close()
+			conn, err := opts.Dial(t.Context(), "tcp", listener.Addr().String())
+			require.NoError(t, err)
+			require.IsType(t, &net.TCPConn{}, conn)
+			conn.Close()
+		},
+		"a client that gives up after ResponseTimeout, follows no redirects and uses no proxy": func(string) {
+			client := opts.HTTPClient
+			require.Equal(t, opts.ResponseTimeout, client.Timeout)
+			require.Equal(t, http.ErrUseLastResponse, client.CheckRedirect(nil, nil))
+			require.Nil(t, client.Transport.(*http.Transport).Proxy)
+		},
+		"slog.Default()": func(string) { require.Same(t, slog.Default(), opts.Logger) },
+		"none":           func(string) { require.Nil(t, opts.OnStateChange) },
+	}
+
+	var checked []string
+	for _, field := range fieldsOfOptions(t) {
+		match := regexp.MustCompile(`Default: (.+?)\.(\s|$)`).FindStringSubmatch(field.comment)
+		if match == nil {
+			require.Regexp(t, `Required|[Ee]mpty`, field.comment, "%v: the comment says nothing about the zero value", field.names)
+			continue
+		}
+		checked = append(checked, field.names...)
+		if check := words[match[1]]; check != nil {
+			require.Len(t, field.names, 1)
+			check(field.names[0])
+			continue
+		}
+		values := strings.Split(match[1], " and ")
+		require.Len(t, values, len(field.names), "%v: default %q", field.names, match[1])
+		for i, name := range field.names {
+			require.Equal(t, quantity(t, values[i]), reflect.ValueOf(opts).FieldByName(name).Int(), name)
+		}
+	}
+	require.Len(t, checked, 14, "fields with a default: %v", checked)
+}
+
+// quantity reads "15 s", "100 ms" or "1 MiB".
+func quantity(t *testing.T, text string) int64 {
+	number, unit, _ := strings.Cut(text, " ")
+	if unit == "MiB" {
+		n, err := strconv.Atoi(number)
+		require.NoError(t, err, text)
+		return int64(n) << 20
+	}
+	d, err := time.ParseDuration(number + unit)
+	require.NoError(t, err, text)
+	return int64(d)
+}
+
+type optionField struct {
+	names   []string
+	comment string // in one line
+}
+
+func fieldsOfOptions(t *testing.T) (fields []optionField) {
+	file, err := parser.ParseFile(token.NewFileSet(), "options.go", nil, parser.ParseComments)
+	require.NoError(t, err)
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.TypeSpec)
+		if !ok || spec.Name.Name != "Options" {
+			return true
+		}
+		for _, f := range spec.Type.(*ast.StructType).Fields.List {
+			field := optionField{comment: strings.Join(strings.Fields(f.Doc.Text()), " ")}
+			for _, name := range f.Names {
+				field.names = append(field.names, name.Name)
+			}
+			fields = append(fields, field)
+		}
+		return false
+	})
+	require.NotEmpty(t, fields)
+	return fields
+}
+
+func TestEachFaultOfAnOptionIsAnError(t *testing.T) {
+	for name, tt := range map[string]struct {
+		edit func(*Options)
+		want string
+	}{
+		"no TCP port":         {func(o *Options) { o.BroadcastTCPPort = 0 }, "BroadcastTCPPort 0: set it to 1..65535"},
+		"TCP port too large":  {func(o *Options) { o.BroadcastTCPPort = 65536 }, "BroadcastTCPPort 65536: set it to 1..65535"},
+		"TCP port negative":   {func(o *Options) { o.BroadcastTCPPort = -1 }, "BroadcastTCPPort -1: set it to 1..65535"},
+		"no HTTP port":        {func(o *Options) { o.BroadcastHTTPPort = 0 }, "BroadcastHTTPPort 0: set it to 1..65535 (nsqlookupd refuses 0"},
+		"HTTP port too large": {func(o *Options) { o.BroadcastHTTPPort = 1 << 20 }, "BroadcastHTTPPort 1048576"},
+
+		"address without a port":       {addresses("lookupd"), `lookupd address "lookupd": write host:port`},
+		"address with an empty port":   {addresses("lookupd:"), `lookupd address "lookupd:": write host:port`},
+		"address with port 0":          {addresses("lookupd:0"), "with a port of 1..65535"},
+		"address with port 65536":      {addresses("lookupd:65536"), "with a port of 1..65535"},
+		"address with a negative port": {addresses("lookupd:-1"), "with a port of 1..65535"},
+		"address with a named port":    {addresses("lookupd:http"), "with a port of 1..65535"},
+		"address without a host":       {addresses(":4160"), "write host:port"},
+		"empty address":                {addresses(""), `lookupd address "": write host:port`},
+		"address with a scheme":        {addresses("http://lookupd:4160"), "write host:port"},
+		"IPv6 address unbracketed":     {addresses("::1:4160"), "write host:port"},
+		"address with a space":         {addresses("look upd:4160"), "remove the space or control character"},
+		"address with a newline":       {addresses("lookupd\n:4160"), "remove the space or control character"},
+
+		"broadcast address in brackets":      {func(o *Options) { o.BroadcastAddress = "[::1]" }, "without brackets"},
+		"broadcast address in half brackets": {func(o *Options) { o.BroadcastAddress = "::1]" }, "without brackets"},
+		"broadcast address with port":        {func(o *Options) { o.BroadcastAddress = "broker:4150" }, "the port goes into BroadcastTCPPort"},
+		"broadcast address with a space":     {func(o *Options) { o.BroadcastAddress = "bro ker" }, `BroadcastAddress "bro ker": remove the space`},
+		"host name with a newline":           {func(o *Options) { o.Hostname, o.BroadcastAddress = "host\n", "broker" }, `Hostname "host\n": remove the space`},
+		"version with a space":               {func(o *Options) { o.Version = "1.0 beta" }, `Version "1.0 beta": remove the space`},
+		"zone with a tab":                    {func(o *Options) { o.TopologyZone = "a\tb" }, `TopologyZone "a\tb": remove the space`},
+		"region with a no-break space":       {func(o *Options) { o.TopologyRegion = "a\u00a0b" }, `TopologyRegion "a\u00a0b": remove the space`},
+		"region with a delete character":     {func(o *Options) { o.TopologyRegion = "a\x7f" }, `TopologyRegion "a\x7f": remove the space or control character`},
+		"data path with a null byte":         {func(o *Options) { o.DataPath = "/tmp\x00" }, `DataPath "/tmp\x00": remove the null byte`},
+
+		"negative heartbeat interval": {func(o *Options) { o.HeartbeatInterval = -time.Second }, "HeartbeatInterval -1s: it can't be negative"},
+		"negative dial timeout":       {func(o *Options) { o.DialTimeout = -1 }, "DialTimeout -1ns: it can't be negative"},
+		"negative response timeout":   {func(o *Options) { o.ResponseTimeout = -1 }, "ResponseTimeout -1ns: it can't be negative"},
+		"negative least backoff":      {func(o *Options) { o.MinBackoff = -1 }, "MinBackoff -1ns: it can't be negative"},
+		"negative longest backoff":    {func(o *Options) { o.MaxBackoff = -1 }, "MaxBackoff -1ns: it can't be negative"},
+		"negative resync interval":    {func(o *Options) { o.ResyncInterval = -1 }, "ResyncInterval -1ns: it can't be negative"},
+		"negative response size":      {func(o *Options) { o.MaxResponseSize = -1 }, "MaxResponseSize -1: it can't be negative"},
+		"backoffs the wrong way round": {
+			func(o *Options) { o.MinBackoff, o.MaxBackoff = 2*time.Second, time.Second },
+			"MinBackoff 2s is above MaxBackoff 1s",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := requiredOptions()
+			tt.edit(&opts)
+			loop, err := New(opts)
+			require.ErrorContains(t, err, tt.want)
+			require.Nil(t, loop)
+			require.Len(t, faults(err), 1, "one fault, one error: %v", err)
+			require.Regexp(t, `^lookuploop: [^\n]+$`, err.Error())
+		})
+	}
+}
+
+func addresses(addrs ...string) func(*Options) {
+	return func(o *Options) { o.LookupdTCPAddresses = addrs }
+}
+
+// faults takes joined errors apart.
+func faults(err error) (all []error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			all = append(all, faults(err)...)
+		}
+		return all
+	}
+	return []error{err}
+}
+
+func TestAllFaultsOfOptionsAreReportedAtOnce(t *testing.T) {
+	_, err := New(Options{
+		LookupdTCPAddresses: []string{"a", "good:4160", "b:0"},
+		BroadcastAddress:    "[::1]",
+		Hostname:            "a b",
+		Version:             "1 2",
+		TopologyZone:        "\n",
+		TopologyRegion:      "\n",
+		DataPath:            "\x00",
+		HeartbeatInterval:   -1,
+		DialTimeout:         -1,
+		ResponseTimeout:     -1,
+		MinBackoff:          -1,
+		MaxBackoff:          -1,
+		ResyncInterval:      -1,
+		MaxResponseSize:     -1,
+	})
+	for _, name := range []string{
+		`"a"`, `"b:0"`, "BroadcastTCPPort", "BroadcastHTTPPort", "broadcast address", "Hostname", "Version", "TopologyZone",
+		"TopologyRegion", "DataPath", "HeartbeatInterval", "DialTimeout", "ResponseTimeout", "MinBackoff", "MaxBackoff",
+		"ResyncInterval", "MaxResponseSize",
+	} {
+		require.Contains(t, err.Error(), name)
+	}
+	require.NotContains(t, err.Error(), "good")
+	require.Len(t, faults(err), 17)
+	for _, line := range strings.Split(err.Error(), "\n") {
+		require.True(t, strings.HasPrefix(line, "lookuploop: "), line)
+	}
+}
+
+func TestHostsMayBeNamesOrIPAddressesOfEitherKind(t *testing.T) {
+	for _, host := range []string{"broker", "broker.example.com", "127.0.0.1", "::1", "2001:db8::4150", "fe80::1%eth0"} {
+		opts := requiredOptions()
+		opts.BroadcastAddress = host
+		opts.LookupdTCPAddresses = []string{net.JoinHostPort(host, "1"), net.JoinHostPort(host, "65535")}
+		loop, err := New(opts)
+		require.NoError(t, err)
+		require.Equal(t, host, loop.opts.identity()["broadcast_address"])
+		require.Equal(t, opts.LookupdTCPAddresses, addressesOf(loop))
+	}
+}
+
+func addressesOf(loop *Loop) []string {
+	addrs := []string{}
+	for _, s := range loop.Status().Lookupds {
+		addrs = append(addrs, s.Address)
+	}
+	return addrs
+}
+
+// The end points of the range are good ports.
+func TestPortsFrom1To65535AreAccepted(t *testing.T) {
+	for _, port := range []int{1, 65535} {
+		_, err := New(Options{BroadcastTCPPort: port, BroadcastHTTPPort: port})
+		require.NoError(t, err)
+	}
+}
+
+func TestOptionsAreCopiedAndNeverWrittenTo(t *testing.T) {
+	opts := requiredOptions()
+	opts.LookupdTCPAddresses = []string{"b:4160", "a:4160", "b:4160", "c:4160"}
+	before := opts
+	before.LookupdTCPAddresses = slices.Clone(opts.LookupdTCPAddresses)
+
+	loop, err := New(opts)
+	require.NoError(t, err)
+	require.Equal(t, before, opts)
+
+	opts.LookupdTCPAddresses[0] = "changed:4160"
+	require.Equal(t, []string{"b:4160", "a:4160", "c:4160"}, addressesOf(loop), "in the order given, each once")
+	require.Equal(t, []string{"b:4160", "a:4160", "c:4160"}, loop.opts.LookupdTCPAddresses)
+}
+
+func TestOneBackoffMovesTheDefaultOfTheOther(t *testing.T) {
+	for _, tt := range []struct{ min, max, wantMin, wantMax time.Duration }{
+		{0, 0, 100 * time.Millisecond, 15 * time.Second},
+		{time.Second, 0, time.Second, 15 * time.Second},
+		{time.Minute, 0, time.Minute, time.Minute},
+		{0, time.Minute, 100 * time.Millisecond, time.Minute},
+		{0, time.Millisecond, time.Millisecond, time.Millisecond},
+		{time.Second, time.Second, time.Second, time.Second},
+	} {
+		t.Run(fmt.Sprint(tt.min, " and ", tt.max), func(t *testing.T) {
+			opts := requiredOptions()
+			opts.MinBackoff, opts.MaxBackoff = tt.min, tt.max
+			opts, err := opts.withDefaults()
+			require.NoError(t, err)
+			require.Equal(t, tt.wantMin, opts.MinBackoff)
+			require.Equal(t, tt.wantMax, opts.MaxBackoff)
+		})
+	}
+}
+
+func TestWhatIsSetIsKept(t *testing.T) {
+	opts := Options{
+		LookupdTCPAddresses: []string{"lookupd:4160"},
+		BroadcastAddress:    "address",
+		Hostname:            "host",
+		BroadcastTCPPort:    1,
+		BroadcastHTTPPort:   2,
+		Version:             "3.0.0",
+		TopologyZone:        "zone",
+		TopologyRegion:      "region",
+		DataPath:            "path",
+		HeartbeatInterval:   4,
+		DialTimeout:         5,
+		ResponseTimeout:     6,
+		MinBackoff:          7,
+		MaxBackoff:          8,
+		ResyncInterval:      9,
+		MaxResponseSize:     10,
+		HTTPClient:          &http.Client{},
+		Logger:              slog.New(slog.NewTextHandler(new(bytes.Buffer), nil)),
+	}
+	fields := reflect.ValueOf(opts)
+	for i := range fields.NumField() {
+		if kind := fields.Field(i).Kind(); kind != reflect.Func { // which can't be compared
+			require.False(t, fields.Field(i).IsZero(), "%s is not set here", fields.Type().Field(i).Name)
+		}
+	}
+	kept, err := opts.withDefaults()
+	require.NoError(t, err)
+	kept.Dial = nil
+	require.Equal(t, opts, kept)
+	require.Same(t, opts.HTTPClient, kept.HTTPClient)
+	require.Same(t, opts.Logger, kept.Logger)
+}
+
+func TestIdentitySaysWhatNsqlookupdExpects(t *testing.T) {
+	opts := validOptions()
+	opts.Version = "1.2.3"
+	for _, tt := range []struct{ zone, region, want string }{
+		{"", "", ""},
+		{"z", "", `,"topology_zone":"z"`},
+		{"", "r", `,"topology_region":"r"`},
+		{"z", "r", `,"topology_zone":"z","topology_region":"r"`},
+	} {
+		opts.TopologyZone, opts.TopologyRegion = tt.zone, tt.region
+		body, err := json.Marshal(opts.identity())
+		require.NoError(t, err)
+		require.JSONEq(t, `{"broadcast_address":"broker.test","hostname":"broker-host","http_port":4151,"tcp_port":4150,"version":"1.2.3"`+tt.want+`}`, string(body))
+	}
+}
