@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lookuploop/lookuploop"
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+const (
+	tourTimeout  = 25 * time.Second // of all steps together
+	checkTimeout = 5 * time.Second  // of one check
+	maxShown     = 100              // characters of an answer or a file
+)
+
+var errInterrupted = errors.New("interrupted")
+
+// newTour prepares a tour as the command line wants it. Its run cleans up.
+func newTour(args []string, out io.Writer) (*tour, error) {
+	var tcp, http []string
+	list := func(addresses *[]string) func(string) error {
+		return func(address string) error {
+			if slices.Contains(*addresses, address) {
+				return errors.New("given twice")
+			}
+			*addresses = append(*addresses, address)
+			return nil
+		}
+	}
+	flags := flag.NewFlagSet("tour", flag.ContinueOnError)
+	flags.Func("lookupd-tcp-address", "TCP `host:port` of a running nsqlookupd; may be given multiple times", list(&tcp))
+	flags.Func("lookupd-http-address", "its HTTP `host:port`; as many, in the same order", list(&http))
+	verbose := flags.Bool("v", false, "show the library's log on stderr")
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	if flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if len(tcp) != len(http) {
+		return nil, fmt.Errorf("%d -lookupd-tcp-address and %d -lookupd-http-address: give both for each lookupd", len(tcp), len(http))
+	}
+
+	logger := slog.New(slog.DiscardHandler)
+	if *verbose {
+		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	dir, err := os.MkdirTemp("", "lookuploop-tour-")
+	if err != nil {
+		return nil, err
+	}
+	t := &tour{
+		report: report{out: out, started: time.Now()},
+		options: lookuploop.Options{
+			BroadcastAddress:  brokerHost,
+			BroadcastTCPPort:  brokerPort,
+			BroadcastHTTPPort: brokerPort + 1,
+			DataPath:          dir,
+			Logger:            logger,
+		},
+		given:    len(tcp) > 0,
+		stopLoop: func() error { return nil },
+	}
+	for i := range tcp {
+		t.lookupds = append(t.lookupds, lookupd{name: lookupdName(i + 1), tcp: tcp[i], http: http[i]})
+	}
+	for i := range 3 {
+		if !t.given {
+			t.lookupds = append(t.lookupds, startLookupd(i+1))
+		}
+	}
+	return t, nil
+}
+
+func lookupdName(n int) string { return fmt.Sprintf("lookupd %d", n) }
+
+// startLookupd starts a lookupd in memory.
+func startLookupd(n int) lookupd {
+	server := lookupdtest.NewServer()
+	return lookupd{name: lookupdName(n), tcp: server.TCPAddress, http: server.HTTPAddress, server: server}
+}
+
+func (t *tour) tcpAddresses() []string {
+	var addresses []string
+	for _, l := range t.lookupds {
+		addresses = append(addresses, l.tcp)
+	}
+	return addresses
+}
+
+// run takes the steps until one fails, and cleans up.
+func (t *tour) run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, t.cleanUp()) }()
+	ctx, cancel := context.WithTimeout(ctx, tourTimeout)
+	defer cancel()
+
+	t.introduce()
+	skipped := 0
+	for i, s := range steps {
+		fmt.Fprintf(t.out, "\n%d. %s\n", i+1, s.title)
+		if s.harmful && t.given {
+			skipped++
+			t.print("skipped: it would stop or hang a running nsqlookupd")
+			continue
+		}
+		for line := range strings.Lines(strings.TrimSpace(s.about)) {
+			t.print("%s", strings.TrimSpace(line))
+		}
+		fmt.Fprintln(t.out)
+		if s.run(ctx, t); t.failure != nil {
+			return fmt.Errorf("step %d: %w", i+1, t.failure)
+		}
+	}
+	fmt.Fprintf(t.out, "\nAll %d checks passed, in %s.", t.checks, strings.TrimSpace(milliseconds(time.Since(t.started))))
+	if skipped > 0 {
+		fmt.Fprintf(t.out, " %d steps were skipped.", skipped)
+	}
+	fmt.Fprintln(t.out)
+	return nil
+}
+
+// cleanUp leaves nothing behind.
+func (t *tour) cleanUp() error {
+	errs := []error{t.stopLoop()}
+	for _, l := range t.lookupds {
+		switch {
+		case l.server != nil:
+			l.server.Close()
+		case t.claimed:
+			errs = append(errs, l.deleteTopics())
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(t.options.DataPath))...)
+}
+
+// report prints what happens.
+type report struct {
+	out     io.Writer
+	started time.Time
+	checks  int
+	failure error // of the first check that failed
+}
+
+func (r *report) print(format string, args ...any) {
+	if r.failure == nil {
+		fmt.Fprintf(r.out, "   "+format+"\n", args...)
+	}
+}
+
+// check runs f, and prints what it checked and how long it took.
+func (r *report) check(ctx context.Context, what string, f func(context.Context) error) {
+	if r.failure != nil {
+		return
+	}
+	started := time.Now()
+	limited, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	err := f(limited)
+	took := milliseconds(time.Since(started))
+	switch {
+	case err == nil:
+		r.checks++
+		r.print("ok   %s  %s", took, what)
+	case errors.Is(ctx.Err(), context.Canceled):
+		r.print("interrupted")
+		r.failure = errInterrupted
+	default:
+		r.print("FAIL %s  %s", took, what)
+		for line := range strings.Lines(err.Error()) {
+			r.print("                  %s", strings.TrimSpace(line))
+		}
+		r.failure = fmt.Errorf("%s: %w", what, err)
+	}
+}
+
+// show prints what f returns, shortened, under a title.
+func (r *report) show(ctx context.Context, title string, f func(context.Context) (string, error)) {
+	var text string
+	r.check(ctx, title, func(ctx context.Context) (err error) {
+		text, err = f(ctx)
+		return err
+	})
+	if len(text) > maxShown {
+		text = strings.ToValidUTF8(text[:maxShown], "") + " …"
+	}
+	r.print("                  %s", text)
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%8.1f ms", float64(d)/float64(time.Millisecond))
+}
+
+// introduce says who takes part.
+func (t *tour) introduce() {
+	kind := "in memory"
+	if t.given {
+		kind = "running already"
+	}
+	fmt.Fprintln(t.out, "lookuploop keeps every nsqlookupd knowing exactly what a broker has.")
+	fmt.Fprintln(t.out)
+	for _, l := range t.lookupds {
+		t.print("%s   TCP %s, HTTP %s (%s)", l.name, l.tcp, l.http, kind)
+	}
+	t.print("broker      %s:%d (a name only: no message is sent in this tour)", brokerHost, brokerPort)
+	t.print("nsqd.dat    in %s", t.options.DataPath)
+}
+
+// showAnswer prints what a lookupd answers, of the producers only the broker.
+func (t *tour) showAnswer(ctx context.Context, l lookupd, path string) {
+	t.show(ctx, l.name+" answers GET "+path, func(ctx context.Context) (string, error) {
+		a, err := l.get(ctx, path)
+		all := len(a.Producers)
+		a.Producers = slices.DeleteFunc(a.Producers, func(p producer) bool { return !p.isBroker() })
+		text := a.String()
+		if others := all - len(a.Producers); others > 0 {
+			text += fmt.Sprintf(" and %d other producers", others)
+		}
+		return text, err
+	})
+}
+
+// showFile prints a file.
+func (t *tour) showFile(ctx context.Context, path string) {
+	t.show(ctx, filepath.Base(path)+" holds", func(context.Context) (string, error) {
+		data, err := os.ReadFile(path)
+		return string(data), err
+	})
+}
+
+// showStatus prints what the Loop knows of the lookupds.
+func (t *tour) showStatus() {
+	if t.failure != nil {
+		return
+	}
+	for i, s := range t.loop.Status().Lookupds {
+		t.print("     Status of %s: %-12v pending %d, connects %d, commands %d", t.lookupds[i].name, s.State, s.Pending, s.Connects, s.Commands)
+	}
+}
+
+// describe lists topics and channels in a fixed order.
+func describe(m lookuploop.Metadata) string {
+	var texts []string
+	for _, topic := range m.Topics {
+		var channels []string
+		for _, c := range topic.Channels {
+			channels = append(channels, c.Name)
+		}
+		slices.Sort(channels)
+		texts = append(texts, fmt.Sprint(topic.Name, channels))
+	}
+	slices.Sort(texts)
+	return strings.Join(texts, " ")
+}
