@@ -29,7 +29,7 @@ type conn struct {
 	held           []byte // read while the connection hung, not handled yet
 	received, sent int64
 	seen           map[*standing]int64 // received or sent when the order first saw the connection
-	end            ending              // how it is to end: nothing is read or written any more
+	end            ending              // how it is to end, once what was read is handled
 }
 
 var errEnded = errors.New("lookupdtest: the connection was ended by an order")
@@ -111,9 +111,6 @@ func (c *conn) greet() bool {
 
 // handle answers one command; false when the connection is to be closed.
 func (c *conn) handle(cmd Command) bool {
-	if c.end != stays {
-		return false // cut amid the body of IDENTIFY
-	}
 	x := exchange{at: observing, conn: c, done: c.done, cmd: cmd, data: c.out[:0]}
 	c.server.pass(&x, func() {})
 	x.at = answering
@@ -149,11 +146,11 @@ func (c *conn) flush() error { return c.w.Flush() }
 // Read is what r reads from: first what was held, then the network, past the orders
 // that act on bytes received. Before it waits for bytes it sends what is due.
 func (c *conn) Read(p []byte) (int, error) {
-	if c.end != stays {
-		return 0, errEnded
-	}
 	if err := c.flush(); err != nil {
 		return 0, err
+	}
+	if c.end != stays {
+		return 0, errEnded
 	}
 	var n int
 	var err error
@@ -170,10 +167,8 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 // Write is what w writes to: the network, past the orders that act on bytes sent.
+// After an error w calls it no more.
 func (c *conn) Write(p []byte) (int, error) {
-	if c.end != stays {
-		return 0, errEnded
-	}
 	n := c.passBytes(sending, p, &c.sent)
 	n, err := c.net.Write(p[:n])
 	if err == nil && n < len(p) {
@@ -184,7 +179,7 @@ func (c *conn) Write(p []byte) (int, error) {
 
 // passBytes returns how many of the bytes go on.
 func (c *conn) passBytes(at point, data []byte, total *int64) int {
-	x := exchange{at: at, conn: c, done: c.done, data: data, passed: *total}
+	x := exchange{at: at, conn: c, done: c.done, data: data, passed: *total, end: c.end}
 	c.server.pass(&x, func() {})
 	c.end = x.end
 	*total += int64(len(x.data))

@@ -68,25 +68,35 @@ func readCommand(r *bufio.Reader, identified bool) (Command, error) {
 	}
 	cmd := parseCommand(line)
 	if cmd.Name == "IDENTIFY" && !identified {
-		cmd.Body, cmd.refusal = readBody(r)
+		cmd.Body, cmd.refusal, err = readBody(r)
 	}
-	return cmd, nil
+	return cmd, err
 }
 
-func readBody(r *bufio.Reader) (body []byte, refusal string) {
+// readBody reads the body of IDENTIFY. A client that ends before its body does gets an
+// answer, as it can have closed its sending side only.
+func readBody(r *bufio.Reader) (body []byte, refusal string, err error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
-		return nil, "E_BAD_BODY IDENTIFY failed to read body size"
+		return nil, "E_BAD_BODY IDENTIFY failed to read body size", onlyEnded(err)
 	}
 	n := int32(binary.BigEndian.Uint32(size[:]))
 	if n < 0 || n > maxBody {
-		return nil, fmt.Sprintf("E_BAD_BODY IDENTIFY body size %d is not valid", n)
+		return nil, fmt.Sprintf("E_BAD_BODY IDENTIFY body size %d is not valid", n), nil
 	}
 	body = make([]byte, n)
 	if _, err := io.ReadFull(r, body); err != nil {
-		return nil, "E_BAD_BODY IDENTIFY failed to read body"
+		return nil, "E_BAD_BODY IDENTIFY failed to read body", onlyEnded(err)
 	}
-	return body, ""
+	return body, "", nil
+}
+
+// onlyEnded returns the error of a connection that an order ended, which is answered nothing.
+func onlyEnded(err error) error {
+	if err == errEnded {
+		return err
+	}
+	return nil
 }
 
 // execute carries a command out and returns the body of its answer. fatal: the answer
