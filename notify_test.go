@@ -1,0 +1,464 @@
+package lookuploop
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+func TestEventsSayWhatHappened(t *testing.T) {
+	for want, e := range map[string]Event{
+		`topic created: "orders"`:            TopicCreated("orders"),
+		`topic deleted: "orders"`:            TopicDeleted("orders"),
+		`topic paused: "orders"`:             TopicPaused("orders"),
+		`topic unpaused: "orders"`:           TopicUnpaused("orders"),
+		`channel created: "orders" "mail"`:   ChannelCreated("orders", "mail"),
+		`channel deleted: "orders" "mail"`:   ChannelDeleted("orders", "mail"),
+		`channel paused: "orders" "mail"`:    ChannelPaused("orders", "mail"),
+		`channel unpaused: "orders" "mail"`:  ChannelUnpaused("orders", "mail"),
+		`channel created: "a\nb" "#e"`:       ChannelCreated("a\nb", "#e"),
+		`topic created: "x#ephemeral"`:       TopicCreated("x#ephemeral"),
+		`channel deleted: "t" "x#ephemeral"`: ChannelDeleted("t", "x#ephemeral"),
+	} {
+		require.Equal(t, want, e.String())
+		require.Equal(t, want, fmt.Sprint(e))
+	}
+}
+
+func TestEventsAreEqualIfTheySayTheSame(t *testing.T) {
+	all := []Event{
+		{}, TopicCreated("a"), TopicDeleted("a"), TopicPaused("a"), TopicUnpaused("a"), TopicCreated("b"),
+		ChannelCreated("a", "b"), ChannelDeleted("a", "b"), ChannelPaused("a", "b"), ChannelUnpaused("a", "b"), ChannelCreated("b", "a"),
+	}
+	set := make(map[Event]bool)
+	for _, e := range all {
+		require.False(t, set[e], "%v", e)
+		set[e] = true
+	}
+	require.True(t, set[ChannelCreated("a", "b")])
+}
+
+// has are the events that make a broker have what the loop in TestNotify… has.
+var has = []Event{
+	TopicCreated("orders"), ChannelCreated("orders", "mail"),
+	TopicCreated("empty"),
+	TopicCreated("gone"), ChannelCreated("gone", "ship"), TopicDeleted("gone"),
+}
+
+func TestNotifyAcceptsAllEventsOrNone(t *testing.T) {
+	long := strings.Repeat("x", 65)
+	for name, tt := range map[string]struct {
+		events []Event
+		want   error // nil: accepted
+	}{
+		"none":                                       {[]Event{}, nil},
+		"create what exists":                         {[]Event{TopicCreated("orders"), ChannelCreated("orders", "mail")}, nil},
+		"delete an unknown topic":                    {[]Event{TopicDeleted("unknown")}, nil},
+		"delete an unknown channel":                  {[]Event{ChannelDeleted("orders", "unknown")}, nil},
+		"delete a channel of an unknown topic":       {[]Event{ChannelDeleted("unknown", "mail")}, nil},
+		"topic and channel at once":                  {[]Event{TopicCreated("new"), ChannelCreated("new", "a")}, nil},
+		"channel before its topic":                   {[]Event{ChannelCreated("new", "a"), TopicCreated("new")}, ErrUnknown},
+		"channel of an unknown topic":                {[]Event{ChannelCreated("unknown", "a")}, ErrUnknown},
+		"channel of a deleted topic":                 {[]Event{ChannelCreated("gone", "ship")}, ErrUnknown},
+		"channel of a topic deleted before":          {[]Event{TopicDeleted("orders"), ChannelCreated("orders", "mail")}, ErrUnknown},
+		"create, delete, create":                     {[]Event{TopicCreated("new"), TopicDeleted("new"), TopicCreated("new"), ChannelCreated("new", "a")}, nil},
+		"create, delete, then a channel":             {[]Event{TopicCreated("new"), TopicDeleted("new"), ChannelCreated("new", "a")}, ErrUnknown},
+		"pause a topic":                              {[]Event{TopicPaused("orders"), TopicPaused("orders"), TopicUnpaused("empty")}, nil},
+		"pause a channel":                            {[]Event{ChannelPaused("orders", "mail"), ChannelPaused("orders", "mail")}, nil},
+		"pause an unknown topic":                     {[]Event{TopicPaused("unknown")}, ErrUnknown},
+		"unpause an unknown topic":                   {[]Event{TopicUnpaused("unknown")}, ErrUnknown},
+		"pause an unknown channel":                   {[]Event{ChannelPaused("orders", "unknown")}, ErrUnknown},
+		"unpause an unknown channel":                 {[]Event{ChannelUnpaused("orders", "unknown")}, ErrUnknown},
+		"pause a channel of an unknown topic":        {[]Event{ChannelPaused("unknown", "mail")}, ErrUnknown},
+		"pause a topic made before":                  {[]Event{TopicCreated("new"), TopicPaused("new")}, nil},
+		"pause a topic deleted before":               {[]Event{TopicDeleted("orders"), TopicPaused("orders")}, ErrUnknown},
+		"pause a channel made before":                {[]Event{ChannelCreated("orders", "new"), ChannelPaused("orders", "new")}, nil},
+		"pause a channel deleted before":             {[]Event{ChannelDeleted("orders", "mail"), ChannelPaused("orders", "mail")}, ErrUnknown},
+		"pause a channel made and deleted before":    {[]Event{ChannelCreated("orders", "new"), ChannelDeleted("orders", "new"), ChannelPaused("orders", "new")}, ErrUnknown},
+		"pause a channel deleted and made before":    {[]Event{ChannelDeleted("orders", "mail"), ChannelCreated("orders", "mail"), ChannelPaused("orders", "mail")}, nil},
+		"pause a channel deleted with its topic":     {[]Event{TopicDeleted("orders"), TopicCreated("orders"), ChannelPaused("orders", "mail")}, ErrUnknown},
+		"pause a channel made before its topic went": {[]Event{ChannelCreated("orders", "new"), TopicDeleted("orders"), TopicCreated("orders"), ChannelPaused("orders", "new")}, ErrUnknown},
+		"pause a channel made again with its topic":  {[]Event{TopicDeleted("orders"), TopicCreated("orders"), ChannelCreated("orders", "mail"), ChannelPaused("orders", "mail")}, nil},
+
+		"topic with a newline":      {[]Event{TopicCreated("a\nREGISTER b")}, ErrInvalidName},
+		"topic with a space":        {[]Event{TopicCreated("a b")}, ErrInvalidName},
+		"topic of 65 characters":    {[]Event{TopicCreated(long)}, ErrInvalidName},
+		"topic without a name":      {[]Event{TopicCreated("")}, ErrInvalidName},
+		"topic only ephemeral":      {[]Event{TopicCreated("#ephemeral")}, ErrInvalidName},
+		"topic ephemeral twice":     {[]Event{TopicCreated("a#ephemeral#ephemeral")}, ErrInvalidName},
+		"topic beyond ASCII":        {[]Event{TopicCreated("bücher")}, ErrInvalidName},
+		"topic with a null byte":    {[]Event{TopicCreated("a\x00")}, ErrInvalidName},
+		"deleted invalid topic":     {[]Event{TopicDeleted("a b")}, ErrInvalidName},
+		"paused invalid topic":      {[]Event{TopicPaused("a b")}, ErrInvalidName},
+		"channel with a newline":    {[]Event{ChannelCreated("orders", "a\n")}, ErrInvalidName},
+		"channel with a space":      {[]Event{ChannelCreated("orders", " a")}, ErrInvalidName},
+		"channel of 65 characters":  {[]Event{ChannelCreated("orders", long)}, ErrInvalidName},
+		"channel without a name":    {[]Event{ChannelCreated("orders", "")}, ErrInvalidName},
+		"channel only ephemeral":    {[]Event{ChannelCreated("orders", "#ephemeral")}, ErrInvalidName},
+		"channel of invalid topic":  {[]Event{ChannelCreated("a b", "mail")}, ErrInvalidName},
+		"deleted invalid channel":   {[]Event{ChannelDeleted("orders", "a b")}, ErrInvalidName},
+		"unknown's invalid channel": {[]Event{ChannelDeleted("unknown", "a b")}, ErrInvalidName},
+		"unpaused invalid channel":  {[]Event{ChannelUnpaused("orders", "a b")}, ErrInvalidName},
+		"names of 64 characters":    {[]Event{TopicCreated(long[1:]), ChannelCreated(long[1:], long[1:])}, nil},
+		"ephemeral names":           {[]Event{TopicCreated("a#ephemeral"), ChannelCreated("a#ephemeral", "._-9Z#ephemeral")}, nil},
+
+		"good before bad": {[]Event{TopicCreated("new"), TopicDeleted("empty"), ChannelPaused("orders", "mail"), TopicCreated("a b")}, ErrInvalidName},
+		"bad before good": {[]Event{TopicPaused("unknown"), TopicCreated("new"), TopicDeleted("orders")}, ErrUnknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			loop := newLoop(t)
+			require.NoError(t, loop.Notify(has...))
+			before, seq := loop.Metadata(), loop.reg.seq
+			err := loop.Notify(tt.events...)
+			if tt.want != nil {
+				require.ErrorIs(t, err, tt.want)
+				require.Len(t, faults(err), 1)
+				require.Equal(t, before, loop.Metadata())
+				require.Equal(t, seq, loop.reg.seq, "nothing moved")
+				return
+			}
+			require.NoError(t, err)
+			truth := newBroker()
+			for _, e := range append(slices.Clone(has), tt.events...) {
+				require.NoError(t, truth.apply(e))
+			}
+			truth.requireEqual(t, loop)
+		})
+	}
+}
+
+func TestErrorOfNotifyNamesEachEventAtFault(t *testing.T) {
+	loop := newLoop(t)
+	err := loop.Notify(TopicCreated("good"), TopicCreated("a\nb"), TopicPaused("x"), ChannelCreated("good", "fine"), ChannelPaused("good", "y"), Event{})
+	require.ErrorIs(t, err, ErrInvalidName)
+	require.ErrorIs(t, err, ErrUnknown)
+	require.Len(t, faults(err), 4)
+	for _, text := range []string{
+		`lookuploop: invalid name: topic created: "a\nb"`,
+		`lookuploop: unknown topic: topic paused: "x"`,
+		`lookuploop: unknown channel: channel paused: "good" "y"`,
+		"lookuploop: empty Event",
+	} {
+		require.ErrorContains(t, err, text)
+	}
+	require.NotContains(t, err.Error(), "fine")
+	require.Empty(t, loop.Metadata().Topics)
+}
+
+func TestZeroEventIsAnError(t *testing.T) {
+	loop := newLoop(t)
+	require.ErrorContains(t, loop.Notify(TopicCreated("a"), Event{}), "make it with TopicCreated")
+	require.Empty(t, loop.Metadata().Topics)
+}
+
+func TestRepeatedEventsChangeNothing(t *testing.T) {
+	loop := newLoop(t)
+	events := []Event{TopicCreated("a"), ChannelCreated("a", "x"), ChannelPaused("a", "x"), TopicPaused("a"), TopicDeleted("b"), ChannelDeleted("a", "y")}
+	require.NoError(t, loop.Notify(events...))
+	seq, version := loop.reg.seq, loop.reg.version
+	require.NoError(t, loop.Notify(events...))
+	require.Equal(t, seq, loop.reg.seq, "nothing to announce")
+	require.Equal(t, version, loop.reg.version, "nothing to write")
+}
+
+// A channel whose creation lost the race against the deletion of its topic
+// doesn't bring the topic back.
+func TestChannelThatLostTheRaceDoesNotBringTheTopicBack(t *testing.T) {
+	loop := newLoop(t)
+	require.NoError(t, loop.Notify(TopicCreated("a"), TopicDeleted("a")))
+	require.ErrorIs(t, loop.Notify(ChannelCreated("a", "x")), ErrUnknown)
+	require.Empty(t, loop.Metadata().Topics)
+}
+
+func TestNotifyNeedsLoadMetadataWhenThereIsADataPath(t *testing.T) {
+	loop := newLoop(t, func(o *Options) { o.DataPath = t.TempDir() })
+	require.ErrorContains(t, loop.Notify(TopicCreated("a")), "call LoadMetadata first")
+	require.ErrorContains(t, loop.SetMetadata(Metadata{}), "call LoadMetadata first")
+	require.ErrorContains(t, loop.PersistMetadata(t.Context()), "call LoadMetadata first")
+	require.ErrorContains(t, loop.Run(t.Context()), "call LoadMetadata before Run")
+
+	_, err := loop.LoadMetadata()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, loop.file.close()) })
+	require.NoError(t, loop.Notify(TopicCreated("a")))
+}
+
+// The end of Run's context closes the Loop, before Run has had time to notice.
+func TestNothingChangesOnceTheContextOfRunHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 0)
+		s.notify(TopicCreated("a"))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		result := make(chan error, 1)
+		go func() { result <- s.loop.Run(ctx) }()
+		synctest.Wait()
+		s.notify(TopicCreated("b"))
+
+		for range 2 { // at once, and after Run returned
+			cancel()
+			require.ErrorIs(t, s.loop.Notify(TopicCreated("c")), ErrClosed)
+			require.ErrorIs(t, s.loop.Notify(), ErrClosed)
+			require.ErrorIs(t, s.loop.SetMetadata(Metadata{}), ErrClosed)
+			require.ErrorIs(t, s.loop.SetLookupdTCPAddresses(nil), ErrClosed)
+			require.ErrorIs(t, s.loop.PersistMetadata(t.Context()), ErrClosed)
+			require.ErrorIs(t, s.loop.WaitRegistered(t.Context(), 0), ErrClosed)
+			synctest.Wait()
+		}
+		require.NoError(t, <-result)
+		require.Equal(t, Metadata{Version: version, Topics: []TopicMetadata{
+			{Name: "a", Channels: []ChannelMetadata{}},
+			{Name: "b", Channels: []ChannelMetadata{}},
+		}}, s.loop.Metadata())
+	})
+}
+
+func TestNotifyFromManyGoroutinesBeforeAndDuringRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2)
+		const goroutines, rounds = 8, 40
+		var notifying sync.WaitGroup
+		for g := range goroutines {
+			notifying.Go(func() {
+				for round := range rounds {
+					topic := fmt.Sprintf("topic-%d-%d", g, round)
+					err := errors.Join(
+						s.loop.Notify(TopicCreated(topic), TopicCreated("shared")),
+						s.loop.Notify(ChannelCreated(topic, "kept"), ChannelCreated(topic, "gone")),
+						s.loop.Notify(ChannelCreated("shared", "mail"), ChannelDeleted(topic, "gone")),
+					)
+					if round%2 == 1 {
+						err = errors.Join(err, s.loop.Notify(TopicDeleted(topic)))
+					}
+					if err != nil {
+						t.Error(err)
+					}
+					if round == rounds/4 && g == 0 {
+						s.run()
+					}
+				}
+			})
+		}
+		notifying.Wait()
+		s.registered()
+		require.Equal(t, 1+goroutines*rounds/2, s.loop.Status().Topics)
+		require.Equal(t, 1+goroutines*rounds/2, s.loop.Status().Channels)
+		for _, lookupd := range s.lookupds {
+			producers := []string{"broker.test:4150"}
+			require.Equal(t, producers, lookupd.Producers("shared", "mail"))
+			for g := range goroutines {
+				for round := range rounds {
+					topic := fmt.Sprintf("topic-%d-%d", g, round)
+					want := producers
+					if round%2 == 1 {
+						want = nil
+					}
+					require.ElementsMatch(t, want, lookupd.Producers(topic, ""), topic)
+					require.ElementsMatch(t, want, lookupd.Producers(topic, "kept"), topic)
+					require.Empty(t, lookupd.Producers(topic, "gone"), topic)
+				}
+			}
+		}
+	})
+}
+
+func TestNotifyWaitsForNoLookupd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.network.Partition()
+		s.run()
+		started := time.Now()
+		for i := range 5000 {
+			s.notify(TopicCreated(fmt.Sprintf("topic-%d", i)))
+		}
+		require.Zero(t, time.Since(started))
+		require.Equal(t, 5000, s.loop.Status().Topics)
+	})
+}
+
+func TestMetadataIsWhatTheBrokerHasInTheOrderOfCreation(t *testing.T) {
+	loop := newLoop(t, func(o *Options) { o.Version = "7.8.9" })
+	require.Equal(t, Metadata{Version: "7.8.9", Topics: []TopicMetadata{}}, loop.Metadata())
+
+	require.NoError(t, loop.Notify(TopicCreated("b"), TopicCreated("a#ephemeral"), TopicCreated("c"), TopicPaused("c"), ChannelCreated("c", "y")))
+	require.NoError(t, loop.Notify(TopicDeleted("b"), TopicCreated("b"), ChannelCreated("b", "x#ephemeral"), ChannelPaused("b", "x#ephemeral")))
+	m := loop.Metadata()
+	require.Equal(t, Metadata{Version: "7.8.9", Topics: []TopicMetadata{
+		{Name: "a#ephemeral", Channels: []ChannelMetadata{}},
+		{Name: "c", Paused: true, Channels: []ChannelMetadata{{Name: "y"}}},
+		{Name: "b", Channels: []ChannelMetadata{{Name: "x#ephemeral", Paused: true}}},
+	}}, m)
+
+	m.Topics[1].Channels[0].Name = "changed"
+	m.Topics[1].Channels = append(m.Topics[1].Channels, ChannelMetadata{Name: "added"})
+	require.Equal(t, "x#ephemeral", m.Topics[2].Channels[0].Name, "lists of channels don't overlap")
+	require.Equal(t, "y", loop.Metadata().Topics[1].Channels[0].Name, "it is the caller's")
+}
+
+// broker is what a broker has, kept in the plainest way.
+type broker map[string]*brokerTopic
+
+type brokerTopic struct {
+	paused   bool
+	channels map[string]bool // whether they are paused
+}
+
+func newBroker() broker { return make(broker) }
+
+func (b broker) clone() broker {
+	c := newBroker()
+	for name, topic := range b {
+		c[name] = &brokerTopic{topic.paused, make(map[string]bool)}
+		for channel, paused := range topic.channels {
+			c[name].channels[channel] = paused
+		}
+	}
+	return c
+}
+
+func (b broker) apply(e Event) error {
+	valid := func(name string) bool {
+		return name != "" && len(name) <= 64 && !strings.ContainsAny(strings.TrimSuffix(name, "#ephemeral"), " \n#") && name != "#ephemeral"
+	}
+	isAboutChannel := strings.HasPrefix(e.String(), "channel")
+	switch {
+	case e == Event{}:
+		return errZeroEvent
+	case !valid(e.topic), isAboutChannel && !valid(e.channel):
+		return ErrInvalidName
+	}
+	topic := b[e.topic]
+	var known bool
+	if topic != nil {
+		_, known = topic.channels[e.channel]
+	}
+	switch e {
+	case TopicCreated(e.topic):
+		if topic == nil {
+			b[e.topic] = &brokerTopic{channels: make(map[string]bool)}
+		}
+	case TopicDeleted(e.topic):
+		delete(b, e.topic)
+	case TopicPaused(e.topic), TopicUnpaused(e.topic):
+		if topic == nil {
+			return ErrUnknown
+		}
+		topic.paused = e == TopicPaused(e.topic)
+	case ChannelCreated(e.topic, e.channel):
+		if topic == nil {
+			return ErrUnknown
+		}
+		if !known {
+			topic.channels[e.channel] = false
+		}
+	case ChannelDeleted(e.topic, e.channel):
+		if known {
+			delete(topic.channels, e.channel)
+		}
+	default:
+		if !known {
+			return ErrUnknown
+		}
+		topic.channels[e.channel] = e == ChannelPaused(e.topic, e.channel)
+	}
+	return nil
+}
+
+var errZeroEvent = errors.New("zero event")
+
+func (b broker) metadata() Metadata {
+	m := Metadata{Version: version, Topics: []TopicMetadata{}}
+	for name, topic := range b {
+		channels := []ChannelMetadata{}
+		for channel, paused := range topic.channels {
+			channels = append(channels, ChannelMetadata{channel, paused})
+		}
+		m.Topics = append(m.Topics, TopicMetadata{name, topic.paused, channels})
+	}
+	return sorted(m)
+}
+
+// sorted sorts by name.
+func sorted(m Metadata) Metadata {
+	slices.SortFunc(m.Topics, func(a, b TopicMetadata) int { return cmp.Compare(a.Name, b.Name) })
+	for _, topic := range m.Topics {
+		slices.SortFunc(topic.Channels, func(a, b ChannelMetadata) int { return cmp.Compare(a.Name, b.Name) })
+	}
+	return m
+}
+
+func (b broker) requireEqual(t require.TestingT, loop *Loop) {
+	m := b.metadata()
+	require.Equal(t, m, sorted(loop.Metadata()))
+	channels := 0
+	for _, topic := range m.Topics {
+		channels += len(topic.Channels)
+	}
+	status := loop.Status()
+	require.Equal(t, []int{len(m.Topics), channels}, []int{status.Topics, status.Channels}, "what Status counts")
+}
+
+func drawEvent(t *rapid.T) Event {
+	topic := rapid.SampledFrom([]string{"a", "a", "b", "b", "c#ephemeral", "a b"}).Draw(t, "topic")
+	channel := rapid.SampledFrom([]string{"x", "x", "y", "y", "z#ephemeral", ""}).Draw(t, "channel")
+	return rapid.SampledFrom([]Event{
+		TopicCreated(topic), TopicCreated(topic), TopicDeleted(topic), TopicPaused(topic), TopicUnpaused(topic),
+		ChannelCreated(topic, channel), ChannelCreated(topic, channel), ChannelDeleted(topic, channel),
+		ChannelPaused(topic, channel), ChannelUnpaused(topic, channel), {},
+	}).Draw(t, "event")
+}
+
+// TestNotifyAgreesWithABrokerThatAppliesEventsOneByOne is about batches: the
+// broker takes events one after another, and gives up a batch at the first
+// that it can't take. A lookupd that lags keeps tombstones alive, at times.
+func TestNotifyAgreesWithABrokerThatAppliesEventsOneByOne(t *testing.T) {
+	loopOf := func() *Loop { return newLoop(t) }
+	rapid.Check(t, func(t *rapid.T) {
+		loop, truth := loopOf(), newBroker()
+		t.Repeat(map[string]func(*rapid.T){
+			"": func(t *rapid.T) { truth.requireEqual(t, loop) },
+			"notify": func(t *rapid.T) {
+				batch := rapid.SliceOfN(rapid.Custom(drawEvent), 0, 6).Draw(t, "batch")
+				after := truth.clone()
+				var want error
+				for _, e := range batch {
+					if want = after.apply(e); want != nil {
+						break
+					}
+				}
+				err := loop.Notify(batch...)
+				switch want {
+				case nil:
+					require.NoError(t, err)
+					truth = after
+				case errZeroEvent:
+					require.ErrorContains(t, err, "empty Event")
+				default:
+					require.ErrorIs(t, err, want)
+				}
+			},
+			"a lookupd begins to lag": func(t *rapid.T) {
+				if len(loop.reg.connected) > 0 {
+					t.Skip("one is enough")
+				}
+				loop.reg.attach(&cursor{})
+			},
+			"the lookupd goes": func(t *rapid.T) {
+				if len(loop.reg.connected) == 0 {
+					t.Skip("there is none")
+				}
+				loop.reg.release(loop.reg.connected[0])
+			},
+		})
+	})
+}
