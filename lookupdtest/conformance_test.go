@@ -20,28 +20,78 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The recordings are conversations with a real nsqlookupd. The suite replays them
+// The recordings are what was said with a real nsqlookupd. The suite replays them
 // against whatever a target names: the Server over real TCP, the Server on a Network,
 // and a real nsqlookupd where the environment variable NSQLOOKUPD names the binary.
 
 type recording struct {
 	Conversations []conversation
-	HTTP          []struct {
-		Method, Path string
-		Status       int
-		Header       map[string]string
-		Body         string
-	}
+	HTTP          []request
 }
 
 type conversation struct {
 	Name  string
-	Steps []struct {
-		Send   string // as Go quotes it
-		Recv   string // the bodies of the responses, joined by |
-		Closed bool
-	}
+	Steps []step
 }
+
+type step struct {
+	Send   string // as Go quotes it
+	Recv   string // the bodies of the responses, joined by |
+	Closed bool
+}
+
+type request struct {
+	Method, Path string
+	Status       int
+	Header       map[string]string
+	Body         string
+}
+
+// What isn't in the recordings and was found by asking a real one.
+var unrecordedConversations = []conversation{
+	{"empty body", []step{{`"  V1IDENTIFY\n\x00\x00\x00\x00"`, "E_BAD_BODY IDENTIFY failed to decode JSON body", true}}},
+	{"null body", []step{{`"  V1IDENTIFY\n\x00\x00\x00\x04null"`, "E_BAD_BODY IDENTIFY missing fields", true}}},
+	{"white space around", []step{{`"  V1 \tPING  with\tmore \r\n"`, "OK", false}}},
+	{"two spaces", []step{{identifyStep, recordedIdentity, false},
+		{`"REGISTER  x\n"`, "E_BAD_TOPIC REGISTER topic name '' is not valid", true}}},
+	{"empty channel", []step{{identifyStep, recordedIdentity, false}, {`"REGISTER x  y\n"`, "OK", false}}},
+	{"ephemeral amid", []step{{identifyStep, recordedIdentity, false},
+		{`"REGISTER x#ephemeral2\n"`, "E_BAD_TOPIC REGISTER topic name 'x#ephemeral2' is not valid", true}}},
+	{"newline in a name", []step{{identifyStep, recordedIdentity, false}, {`"REGISTER x\nPING\n"`, "OK|OK", false}}},
+	{"leaves keys", []step{{identifyStep, recordedIdentity, false},
+		{`"REGISTER one left\nREGISTER two also#ephemeral\n"`, "OK|OK", false},
+		{`"UNREGISTER one left\nUNREGISTER two\n"`, "OK|OK", false}}},
+}
+
+var identifyStep = strconv.Quote(magicIdentify("broker.test", 4150))
+
+// What isn't in the recordings of HTTP; asked after the conversations above.
+var unrecordedHTTP = []request{
+	{"GET", "/topics", 200, jsonHeader, `{"topics":["a","aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","empty","gone#ephemeral","made","one","two","x"]}`},
+	{"GET", "/channels?topic=two", 200, jsonHeader, `{"channels":["also#ephemeral"]}`},
+	{"GET", "/channels?topic=*", 200, jsonHeader, `{"channels":["also#ephemeral","b","left"]}`},
+	{"GET", "/channels?topic=", 200, jsonHeader, `{"channels":[]}`},
+	{"GET", "/lookup?topic=*", 200, jsonHeader, `{"channels":["also#ephemeral","b","left"],"producers":[]}`},
+	{"GET", "/debug", 200, jsonHeader, `{}`},
+	{"GET", "/channels?topic=%zz", 400, jsonHeader, `{"message":"INVALID_REQUEST"}`},
+	{"POST", "/topic/tombstone?topic=none&node=broker.test:4151", 200, emptyHeader, ""},
+	{"POST", "/topic/create?topic=x%23ephemeral", 200, emptyHeader, ""},
+	{"POST", "/channel/delete?topic=*&channel=left", 400, jsonHeader, `{"message":"INVALID_ARG_TOPIC"}`},
+	{"PUT", "/topics", 405, map[string]string{
+		"Allow": "GET, OPTIONS", "Content-Type": jsonHeader["Content-Type"], nsqHeader: jsonHeader[nsqHeader],
+	}, `{"message":"METHOD_NOT_ALLOWED"}`},
+	{"OPTIONS", "/topic/create", 200, map[string]string{"Allow": "OPTIONS, POST"}, ""},
+	{"POST", "/topic/delete?topic=*", 200, emptyHeader, ""},
+	{"GET", "/topics", 200, jsonHeader, `{"topics":[]}`},
+	{"GET", "/channels?topic=*", 200, jsonHeader, `{"channels":[]}`},
+}
+
+const nsqHeader = "X-Nsq-Content-Type"
+
+var (
+	jsonHeader  = map[string]string{"Content-Type": "application/json; charset=utf-8", nsqHeader: "nsq; version=1.0"}
+	emptyHeader = map[string]string{nsqHeader: "nsq; version=1.0"}
+)
 
 // what the recorded server said of itself.
 const recordedIdentity = `{"broadcast_address":"lookupd.test","hostname":"vm","http_port":4261,"tcp_port":4260,"version":"1.3.0"}`
@@ -155,27 +205,38 @@ func testConformance(t *testing.T, l target) {
 			producer.Close()
 			l.waitForNobody(t)
 		}
-		t.Run(fmt.Sprintf("%02d %s %s", i, r.Method, strings.ReplaceAll(r.Path[1:], "/", " ")), func(t *testing.T) {
-			status, header, body, err := l.request(t, r.Method, r.Path)
-			require.NoError(t, err)
-			require.Equal(t, r.Status, status)
-			for _, name := range []string{"Allow", "Content-Type", "X-Nsq-Content-Type"} {
-				require.Equal(t, r.Header[name], header.Get(name), name)
-			}
-			if !strings.HasPrefix(r.Header["Content-Type"], "application/json") {
-				require.Equal(t, r.Body, body)
-				return
-			}
-			want := r.Body
-			if r.Path == "/info" {
-				want = fmt.Sprintf(`{"version":%q}`, l.version)
-			}
-			// nsqlookupd v1.3.0 as released has no topology fields in its answers, the
-			// one that was recorded has: a process may leave them out, all of them.
-			withTopology := !l.process || strings.Contains(body, "topology_")
-			require.Equal(t, comparableBody(t, want, withTopology), comparableBody(t, body, true))
-		})
+		t.Run(fmt.Sprintf("%02d %s %s", i, r.Method, r.Path[1:]), func(t *testing.T) { l.compare(t, r) })
 	}
+
+	for _, conv := range unrecordedConversations {
+		t.Run(conv.Name, func(t *testing.T) { l.replay(t, conv) })
+	}
+	l.waitForNobody(t)
+	for _, r := range unrecordedHTTP {
+		t.Run(fmt.Sprintf("%s %s", r.Method, r.Path[1:]), func(t *testing.T) { l.compare(t, r) })
+	}
+}
+
+// compare sends a request and compares the answer with the recorded one.
+func (l target) compare(t *testing.T, r request) {
+	status, header, body, err := l.request(t, r.Method, r.Path)
+	require.NoError(t, err)
+	require.Equal(t, r.Status, status)
+	for _, name := range []string{"Allow", "Content-Type", nsqHeader} {
+		require.Equal(t, r.Header[name], header.Get(name), name)
+	}
+	if r.Header["Content-Type"] != jsonHeader["Content-Type"] {
+		require.Equal(t, r.Body, body)
+		return
+	}
+	want := r.Body
+	if r.Path == "/info" {
+		want = fmt.Sprintf(`{"version":%q}`, l.version)
+	}
+	// nsqlookupd v1.3.0 as released has no topology fields in its answers, the
+	// one that was recorded has: a process may leave them out, all of them.
+	withTopology := !l.process || strings.Contains(body, "topology_")
+	require.Equal(t, comparableBody(t, want, withTopology), comparableBody(t, body, true))
 }
 
 // replay plays one conversation. When it leaves the connection open a PING shows

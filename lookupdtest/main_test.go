@@ -135,8 +135,8 @@ func httpClient(s *Server) *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 }
 
-// request asks the HTTP API and returns status and body.
-func request(t *testing.T, s *Server, method, path string) (int, string) {
+// ask asks the HTTP API and returns status and body.
+func ask(t *testing.T, s *Server, method, path string) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.HTTPAddress+path, nil)
 	require.NoError(t, err)

