@@ -112,29 +112,31 @@ func (t *tour) claimTopics(ctx context.Context) error {
 // condition says how the answers of a lookupd differ from what they should be.
 type condition func(context.Context, lookupd) error
 
-// poll asks a lookupd until the condition is fulfilled.
-func poll(ctx context.Context, l lookupd, c condition) error {
-	seen := errors.New(l.name + " was not asked")
-	for ctx.Err() == nil {
-		err := c(ctx, l)
+// poll calls f until it returns nil. When ctx ends before, it returns what was
+// seen last.
+func poll(ctx context.Context, f func(context.Context) error) error {
+	var seen error
+	for {
+		err := f(ctx)
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() == nil {
+		if ctx.Err() == nil || seen == nil { // else it is about ctx
 			seen = err
 		}
 		select {
-		case <-ctx.Done():
 		case <-time.After(pollInterval):
+		case <-ctx.Done():
+			return seen
 		}
 	}
-	return seen
 }
 
-// each polls lookupds one after another.
+// each waits until the answers of lookupds are as they should be.
 func each(ctx context.Context, lookupds []lookupd, c condition) error {
 	for _, l := range lookupds {
-		if err := poll(ctx, l, c); err != nil {
+		err := poll(ctx, func(ctx context.Context) error { return c(ctx, l) })
+		if err != nil {
 			return err
 		}
 	}

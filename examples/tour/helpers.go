@@ -20,7 +20,7 @@ import (
 const (
 	tourTimeout  = 25 * time.Second // of all steps together
 	checkTimeout = 5 * time.Second  // of one check
-	maxShown     = 100              // characters of an answer or a file
+	maxShown     = 75               // characters of a line of an answer or a file
 )
 
 var errInterrupted = errors.New("interrupted")
@@ -60,7 +60,7 @@ func newTour(args []string, out io.Writer) (*tour, error) {
 		return nil, err
 	}
 	t := &tour{
-		report: report{out: out, started: time.Now()},
+		report: report{out: out, patience: checkTimeout, started: time.Now()},
 		options: lookuploop.Options{
 			BroadcastAddress:  brokerHost,
 			BroadcastTCPPort:  brokerPort,
@@ -145,15 +145,16 @@ func (t *tour) cleanUp() error {
 
 // report prints what happens.
 type report struct {
-	out     io.Writer
-	started time.Time
-	checks  int
-	failure error // of the first check that failed
+	out      io.Writer
+	patience time.Duration // with one check
+	started  time.Time
+	checks   int   // that were passed
+	failure  error // of the check that was not
 }
 
 func (r *report) print(format string, args ...any) {
 	if r.failure == nil {
-		fmt.Fprintf(r.out, "   "+format+"\n", args...)
+		fmt.Fprintf(r.out, "  "+format+"\n", args...)
 	}
 }
 
@@ -163,41 +164,49 @@ func (r *report) check(ctx context.Context, what string, f func(context.Context)
 		return
 	}
 	started := time.Now()
-	limited, cancel := context.WithTimeout(ctx, checkTimeout)
+	limited, cancel := context.WithTimeout(ctx, r.patience)
 	defer cancel()
 	err := f(limited)
 	took := milliseconds(time.Since(started))
 	switch {
 	case err == nil:
 		r.checks++
-		r.print("ok   %s  %s", took, what)
+		r.print("ok %s  %s", took, what)
 	case errors.Is(ctx.Err(), context.Canceled):
 		r.print("interrupted")
 		r.failure = errInterrupted
 	default:
-		r.print("FAIL %s  %s", took, what)
-		for line := range strings.Lines(err.Error()) {
-			r.print("                  %s", strings.TrimSpace(line))
-		}
+		r.print("FAILED after %s: %s", strings.TrimSpace(took), what)
+		r.printLines(err.Error())
 		r.failure = fmt.Errorf("%s: %w", what, err)
 	}
 }
 
-// show prints what f returns, shortened, under a title.
-func (r *report) show(ctx context.Context, title string, f func(context.Context) (string, error)) {
+// show is check, and prints what f returns, with long lines shortened.
+func (r *report) show(ctx context.Context, what string, f func(context.Context) (string, error)) {
 	var text string
-	r.check(ctx, title, func(ctx context.Context) (err error) {
+	r.check(ctx, what, func(ctx context.Context) (err error) {
 		text, err = f(ctx)
 		return err
 	})
-	if len(text) > maxShown {
-		text = strings.ToValidUTF8(text[:maxShown], "") + " …"
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if len(line) > maxShown {
+			lines[i] = strings.ToValidUTF8(line[:maxShown], "") + " …"
+		}
 	}
-	r.print("                  %s", text)
+	r.printLines(strings.Join(lines, "\n"))
+}
+
+// printLines prints text below what was checked.
+func (r *report) printLines(text string) {
+	for line := range strings.SplitSeq(text, "\n") {
+		r.print("              %s", line)
+	}
 }
 
 func milliseconds(d time.Duration) string {
-	return fmt.Sprintf("%8.1f ms", float64(d)/float64(time.Millisecond))
+	return fmt.Sprintf("%6.1f ms", float64(d)/float64(time.Millisecond))
 }
 
 // introduce says who takes part.
@@ -206,13 +215,17 @@ func (t *tour) introduce() {
 	if t.given {
 		kind = "running already"
 	}
-	fmt.Fprintln(t.out, "lookuploop keeps every nsqlookupd knowing exactly what a broker has.")
-	fmt.Fprintln(t.out)
+	fmt.Fprint(t.out, `lookuploop registers an NSQ broker with every nsqlookupd, as nsqd does for itself,
+so that consumers find it. You tell the library what the broker has; it keeps
+every lookupd knowing exactly that. Here it does so over real TCP and HTTP.
+"ok" and a time: what was checked, and how long it took to become true.
+
+`)
 	for _, l := range t.lookupds {
-		t.print("%s   TCP %s, HTTP %s (%s)", l.name, l.tcp, l.http, kind)
+		t.print("%s  TCP %s, HTTP %s (%s)", l.name, l.tcp, l.http, kind)
 	}
-	t.print("broker      %s:%d (a name only: no message is sent in this tour)", brokerHost, brokerPort)
-	t.print("nsqd.dat    in %s", t.options.DataPath)
+	t.print("broker     %s:%d (a name only: no message is sent here)", brokerHost, brokerPort)
+	t.print("DataPath   %s", t.options.DataPath)
 }
 
 // showAnswer prints what a lookupd answers, of the producers only the broker.
@@ -221,13 +234,16 @@ func (t *tour) showAnswer(ctx context.Context, l lookupd, path string) {
 		a, err := l.get(ctx, path)
 		all := len(a.Producers)
 		a.Producers = slices.DeleteFunc(a.Producers, func(p producer) bool { return !p.isBroker() })
-		text := a.String()
+		text := breakLines.Replace(a.String())
 		if others := all - len(a.Producers); others > 0 {
 			text += fmt.Sprintf(" and %d other producers", others)
 		}
 		return text, err
 	})
 }
+
+// breakLines makes two lines of an answer.
+var breakLines = strings.NewReplacer(`,"producers"`, ",\n"+` "producers"`, `,"topics"`, ",\n"+` "topics"`)
 
 // showFile prints a file.
 func (t *tour) showFile(ctx context.Context, path string) {
@@ -243,7 +259,7 @@ func (t *tour) showStatus() {
 		return
 	}
 	for i, s := range t.loop.Status().Lookupds {
-		t.print("     Status of %s: %-12v pending %d, connects %d, commands %d", t.lookupds[i].name, s.State, s.Pending, s.Connects, s.Commands)
+		t.print("              Status of %s: %-12v %d pending, %d connects", t.lookupds[i].name, s.State, s.Pending, s.Connects)
 	}
 }
 

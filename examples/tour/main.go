@@ -32,7 +32,7 @@ import (
 // The broker of this tour has topics and channels in name only: nobody listens
 // at its address.
 const (
-	brokerHost = "broker.example"
+	brokerHost = "broker.test"
 	brokerPort = 4150
 
 	orders  = "tour-orders"
@@ -99,9 +99,9 @@ type lookupd struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// SIGPIPE too, so that it cleans up when nobody reads on (| head).
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second Ctrl-C waits for nothing
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "tour:", err)
 		os.Exit(1)
@@ -160,12 +160,12 @@ func (t *tour) allRegistered(ctx context.Context) error { return t.loop.WaitRegi
 
 func announce(ctx context.Context, t *tour) {
 	t.check(ctx, "nobody else has the tour's topics", t.claimTopics)
-	t.check(ctx, "the Loop is made and runs", func(context.Context) error {
+	t.check(ctx, "a Loop is made and runs", func(context.Context) error {
 		_, err := t.startLoop()
 		return err
 	})
 	t.print("Notify: topic %s with channels archive and mail; topic %s", orders, returns)
-	t.check(ctx, "from Notify until every lookupd had acknowledged", func(ctx context.Context) error {
+	t.check(ctx, "every lookupd has acknowledged", func(ctx context.Context) error {
 		return t.notify(ctx, 0,
 			lookuploop.TopicCreated(orders),
 			lookuploop.ChannelCreated(orders, "archive"),
@@ -185,42 +185,55 @@ func showAnswers(ctx context.Context, t *tour) {
 
 func deleteAndMakeAgain(ctx context.Context, t *tour) {
 	t.print("Notify: topic %s is deleted", orders)
-	t.check(ctx, "from Notify until every lookupd had acknowledged", func(ctx context.Context) error {
+	t.check(ctx, "every lookupd has acknowledged", func(ctx context.Context) error {
 		return t.notify(ctx, 0, lookuploop.TopicDeleted(orders))
 	})
 	t.showAnswer(ctx, t.lookupds[0], "/lookup?topic="+orders)
-	t.print("(lookupd keeps names of deleted channels; what counts are producers)")
+	t.print("(nsqlookupd keeps the names of what was deleted; it has no producer)")
 	t.checkAnswers(ctx)
 
-	t.print("Notify: made again and deleted 100 times, made a last time")
-	t.check(ctx, "from the first Notify until every lookupd had acknowledged", func(ctx context.Context) error {
+	t.print("Notify: deleted and made again 100 times, with its two channels")
+	before := t.loop.Status().Lookupds[0].Commands
+	t.check(ctx, "every lookupd has acknowledged", func(ctx context.Context) error {
 		remake := []lookuploop.Event{
 			lookuploop.TopicDeleted(orders),
 			lookuploop.TopicCreated(orders),
 			lookuploop.ChannelCreated(orders, "archive"),
 			lookuploop.ChannelCreated(orders, "mail"),
 		}
-		for range 100 {
+		for range 99 {
 			if err := t.loop.Notify(remake...); err != nil {
 				return err
 			}
 		}
 		return t.notify(ctx, 0, remake...)
 	})
+	t.print("400 changes took %d commands to %s", t.loop.Status().Lookupds[0].Commands-before, t.lookupds[0].name)
 	t.checkAnswers(ctx)
 }
 
 func dieAndComeBack(ctx context.Context, t *tour) {
 	dead := t.lookupds[0]
 	dead.server.Stop()
-	t.print("%s is killed. Notify: topic %s", dead.name, news)
-	t.check(ctx, "from Notify until the others had acknowledged", func(ctx context.Context) error {
+	t.print("%s is killed", dead.name)
+	t.check(ctx, "the library has noticed", func(ctx context.Context) error {
+		return poll(ctx, func(context.Context) error {
+			if s := t.loop.Status().Lookupds[0]; s.State == lookuploop.Connected {
+				return errors.New("it is still connected")
+			}
+			return nil
+		})
+	})
+	t.print("Notify: topic %s", news)
+	t.check(ctx, "the others have acknowledged", func(ctx context.Context) error {
 		return t.notify(ctx, len(t.lookupds)-1, lookuploop.TopicCreated(news))
 	})
 	t.showStatus()
-	dead.server.Start()
 	t.print("%s is started again, at the same address", dead.name)
-	t.check(ctx, "from its start until it knew everything", t.allRegistered)
+	t.check(ctx, "it knows everything again", func(ctx context.Context) error {
+		dead.server.Start()
+		return t.allRegistered(ctx)
+	})
 	t.checkAnswers(ctx)
 }
 
@@ -229,8 +242,9 @@ func hang(ctx context.Context, t *tour) {
 	healthy, hung := t.lookupds[:last], t.lookupds[last]
 	lift := hung.server.Do(lookupdtest.Hang())
 	defer lift()
-	t.print("%s reads but doesn't answer. Notify: topic %s", hung.name, alerts)
-	t.check(ctx, "from Notify until the others named the broker for it", func(ctx context.Context) error {
+	t.print("%s reads, but answers nothing any more", hung.name)
+	t.print("Notify: topic %s", alerts)
+	t.check(ctx, "the others name the broker for it", func(ctx context.Context) error {
 		if err := t.notify(ctx, len(healthy), lookuploop.TopicCreated(alerts)); err != nil {
 			return err
 		}
@@ -243,9 +257,11 @@ func hang(ctx context.Context, t *tour) {
 		return nil
 	})
 	t.showStatus()
-	lift()
 	t.print("%s goes on", hung.name)
-	t.check(ctx, "until it had acknowledged everything", t.allRegistered)
+	t.check(ctx, "it has acknowledged everything", func(ctx context.Context) error {
+		lift()
+		return t.allRegistered(ctx)
+	})
 	t.checkAnswers(ctx)
 }
 
@@ -255,11 +271,11 @@ func swapAddresses(ctx context.Context, t *tour) {
 	before := t.loop.Status().Lookupds[:last]
 
 	t.print("SetLookupdTCPAddresses: without %s", leaving.name)
-	t.check(ctx, "from there until it had forgotten the broker", func(ctx context.Context) error {
+	t.check(ctx, "it has forgotten the broker", func(ctx context.Context) error {
 		if err := t.loop.SetLookupdTCPAddresses(t.tcpAddresses()[:last]); err != nil {
 			return err
 		}
-		return poll(ctx, leaving, hasForgotten)
+		return each(ctx, []lookupd{leaving}, hasForgotten)
 	})
 	if !t.given {
 		leaving.server.Close()
@@ -267,7 +283,7 @@ func swapAddresses(ctx context.Context, t *tour) {
 	}
 	joining := t.lookupds[last]
 	t.print("SetLookupdTCPAddresses: with %s", joining.name)
-	t.check(ctx, "from there until it knew everything", func(ctx context.Context) error {
+	t.check(ctx, "it knows everything", func(ctx context.Context) error {
 		if err := t.loop.SetLookupdTCPAddresses(t.tcpAddresses()); err != nil {
 			return err
 		}
@@ -288,11 +304,11 @@ func swapAddresses(ctx context.Context, t *tour) {
 func restart(ctx context.Context, t *tour) {
 	had := describe(t.loop.Metadata())
 	t.print("Notify: channel tail#ephemeral of %s (ephemeral: not to be kept)", orders)
-	t.check(ctx, "until every lookupd had acknowledged", func(ctx context.Context) error {
+	t.check(ctx, "every lookupd has acknowledged", func(ctx context.Context) error {
 		return t.notify(ctx, 0, lookuploop.ChannelCreated(orders, "tail#ephemeral"))
 	})
 	t.print("the context of Run is cancelled")
-	t.check(ctx, "from there until Run had returned", func(context.Context) error { return t.stopLoop() })
+	t.check(ctx, "Run has returned", func(context.Context) error { return t.stopLoop() })
 	t.check(ctx, "every lookupd has forgotten the broker", func(ctx context.Context) error {
 		return each(ctx, t.lookupds, hasForgotten)
 	})
@@ -305,6 +321,6 @@ func restart(ctx context.Context, t *tour) {
 		}
 		return err
 	})
-	t.check(ctx, "until every lookupd had acknowledged", t.allRegistered)
+	t.check(ctx, "every lookupd has acknowledged", t.allRegistered)
 	t.checkAnswers(ctx)
 }

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/lookuploop/lookuploop"
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestTour(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	tour, err := newTour(nil, &out)
+	require.NoError(t, err)
+	require.DirExists(t, tour.options.DataPath)
+
+	require.NoError(t, tour.run(t.Context()), out.String())
+	require.NoDirExists(t, tour.options.DataPath)
+	for i, s := range steps {
+		require.Contains(t, out.String(), fmt.Sprintf("\n%d. %s\n", i+1, s.title))
+	}
+	require.NotContains(t, out.String(), "skipped")
+	require.Contains(t, out.String(), fmt.Sprintf("All %d checks passed", strings.Count(out.String(), "\n  ok ")))
+}
+
+func TestTourUsesRunningLookupds(t *testing.T) {
+	t.Parallel()
+	for n := 1; n <= 2; n++ {
+		var args []string
+		var lookupds []*lookupdtest.Server
+		for range n {
+			l := lookupdtest.NewServer()
+			defer l.Close()
+			lookupds, args = append(lookupds, l), append(args, flagsFor(l)...)
+		}
+		for range 2 { // the first leaves nothing that disturbs the second
+			var out bytes.Buffer
+			require.NoError(t, run(t.Context(), args, &out), out.String())
+			require.Equal(t, 2, strings.Count(out.String(), "skipped:"), out.String())
+			for _, l := range lookupds {
+				require.Contains(t, out.String(), l.TCPAddress)
+				require.Empty(t, l.Topics())
+			}
+		}
+	}
+}
+
+func TestTourFails(t *testing.T) {
+	const refusal = "E_BAD_TOPIC REGISTER it is not welcome"
+	for _, test := range []struct {
+		name  string
+		spoil func(*tour)
+		step  int
+		check string
+		seen  string
+	}{
+		{"a lookupd refuses a topic", func(t *tour) {
+			t.lookupds[2].server.Do(lookupdtest.On("REGISTER "+returns, lookupdtest.Reject(refusal)))
+		}, 1, "every lookupd has acknowledged", refusal},
+		{"a lookupd can't be reached", func(t *tour) {
+			t.lookupds[1].server.Do(lookupdtest.Hangup())
+		}, 1, "every lookupd has acknowledged", "disconnected"},
+		{"a lookupd loses a topic", func(t *tour) {
+			t.lookupds[1].server.Do(lookupdtest.On("REGISTER "+returns, lookupdtest.Reply("OK")))
+		}, 2, "every lookupd's HTTP answers are what the broker has", "lookupd 2: /lookup?topic=tour-returns"},
+		{"a lookupd doesn't forget a topic", func(t *tour) {
+			t.lookupds[0].server.Do(lookupdtest.On("UNREGISTER "+orders, lookupdtest.Reply("OK")))
+		}, 3, "every lookupd's HTTP answers are what the broker has", "lookupd 1: /nodes"},
+		{"a lookupd that comes back refuses a topic", func(t *tour) {
+			t.lookupds[0].server.Do(lookupdtest.On("REGISTER "+news, lookupdtest.Reject(refusal)))
+		}, 4, "it knows everything again", refusal},
+		{"a second lookupd hangs", func(t *tour) {
+			t.lookupds[1].server.Do(lookupdtest.On("REGISTER "+alerts, lookupdtest.Hang()))
+		}, 5, "the others name the broker for it", "not registered"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			tour, err := newTour(nil, &out)
+			require.NoError(t, err)
+			tour.patience = time.Second
+			test.spoil(tour)
+
+			err = tour.run(t.Context())
+			require.ErrorContains(t, err, fmt.Sprintf("step %d: %s: ", test.step, test.check), out.String())
+			require.ErrorContains(t, err, test.seen)
+			require.Contains(t, out.String(), "FAILED after ")
+			require.Contains(t, out.String(), test.seen)
+			require.NotContains(t, out.String(), fmt.Sprintf("\n%d. ", test.step+1), "it went on")
+			require.NoDirExists(t, tour.options.DataPath)
+		})
+	}
+}
+
+func TestTourDoubtsHTTP(t *testing.T) {
+	t.Parallel()
+	l := lookupdtest.NewUnstartedServer()
+	l.WrapHTTP = func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{}") })
+	}
+	l.Start()
+	defer l.Close()
+	var out bytes.Buffer
+	tour, err := newTour(flagsFor(l), &out)
+	require.NoError(t, err)
+	tour.patience = 200 * time.Millisecond
+	require.ErrorContains(t, tour.run(t.Context()), "step 2: every lookupd's HTTP answers")
+}
+
+func TestTourKeepsAwayFromOthersTopics(t *testing.T) {
+	t.Parallel()
+	l := lookupdtest.NewServer()
+	defer l.Close()
+	other, err := lookuploop.New(lookuploop.Options{
+		LookupdTCPAddresses: []string{l.TCPAddress},
+		BroadcastAddress:    "other.test",
+		BroadcastTCPPort:    1,
+		BroadcastHTTPPort:   1,
+		Logger:              slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- other.Run(ctx) }()
+	defer func() {
+		cancel()
+		require.NoError(t, <-ended)
+	}()
+	require.NoError(t, other.Notify(lookuploop.TopicCreated(alerts)))
+	require.NoError(t, other.WaitRegistered(ctx, 1))
+
+	var out bytes.Buffer
+	require.ErrorContains(t, run(ctx, flagsFor(l), &out), "other.test")
+	require.Equal(t, []string{alerts}, l.Topics())
+	require.Equal(t, []string{"other.test:1"}, l.Producers(alerts, ""))
+}
+
+func TestTourIsInterrupted(t *testing.T) {
+	t.Parallel()
+	for _, moment := range []string{"lookuploop registers", "is killed", "answers nothing any more", "Run is cancelled"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var out bytes.Buffer
+		tour, err := newTour(nil, writerFunc(func(p []byte) (int, error) {
+			if strings.Contains(string(p), moment) {
+				cancel()
+			}
+			return out.Write(p)
+		}))
+		require.NoError(t, err)
+		require.ErrorIs(t, tour.run(ctx), errInterrupted, moment)
+		require.NotContains(t, out.String(), "FAILED")
+		require.NoDirExists(t, tour.options.DataPath)
+	}
+}
+
+func TestFlags(t *testing.T) {
+	for args, fault := range map[string]string{
+		"-lookupd-tcp-address 127.0.0.1:1":                                  "1 -lookupd-tcp-address and 0 -lookupd-http-address",
+		"-lookupd-http-address 127.0.0.1:1":                                 "0 -lookupd-tcp-address and 1 -lookupd-http-address",
+		"-lookupd-tcp-address 127.0.0.1:1 -lookupd-tcp-address 127.0.0.1:1": "given twice",
+		"orders": "unexpected argument",
+		"-x":     "not defined",
+	} {
+		require.ErrorContains(t, run(t.Context(), strings.Fields(args), io.Discard), fault)
+	}
+	require.NoError(t, run(t.Context(), []string{"-h"}, io.Discard))
+}
+
+func flagsFor(l *lookupdtest.Server) []string {
+	return []string{"-lookupd-tcp-address", l.TCPAddress, "-lookupd-http-address", l.HTTPAddress}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
