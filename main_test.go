@@ -122,3 +122,20 @@ func listen(lookupd *lookupdtest.Server) (heard func() []string) {
 		return slices.Clone(commands)
 	}
 }
+
+// announced returns the topics ("orders") and channels ("orders mail") that
+// have a producer at the lookupd, sorted.
+func announced(lookupd *lookupdtest.Server) (names []string) {
+	for _, topic := range lookupd.Topics() {
+		if len(lookupd.Producers(topic, "")) > 0 {
+			names = append(names, topic)
+		}
+		for _, channel := range lookupd.Channels(topic) {
+			if len(lookupd.Producers(topic, channel)) > 0 {
+				names = append(names, topic+" "+channel)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
