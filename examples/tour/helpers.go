@@ -74,10 +74,8 @@ func newTour(args []string, out io.Writer) (*tour, error) {
 	for i := range tcp {
 		t.lookupds = append(t.lookupds, lookupd{name: lookupdName(i + 1), tcp: tcp[i], http: http[i]})
 	}
-	for i := range 3 {
-		if !t.given {
-			t.lookupds = append(t.lookupds, startLookupd(i+1))
-		}
+	if !t.given {
+		t.lookupds = []lookupd{startLookupd(1), startLookupd(2), startLookupd(3)}
 	}
 	return t, nil
 }
@@ -113,8 +111,8 @@ func (t *tour) run(ctx context.Context) (err error) {
 			t.print("skipped: it would stop or hang a running nsqlookupd")
 			continue
 		}
-		for line := range strings.Lines(strings.TrimSpace(s.about)) {
-			t.print("%s", strings.TrimSpace(line))
+		for line := range strings.SplitSeq(strings.TrimSpace(s.about), "\n") {
+			t.print("%s", line)
 		}
 		fmt.Fprintln(t.out)
 		if s.run(ctx, t); t.failure != nil {

@@ -76,6 +76,9 @@ func TestTourFails(t *testing.T) {
 		{"a lookupd loses a topic", func(t *tour) {
 			t.lookupds[1].server.Do(lookupdtest.On("REGISTER "+returns, lookupdtest.Reply("OK")))
 		}, 2, "every lookupd's HTTP answers are what the broker has", "lookupd 2: /lookup?topic=tour-returns"},
+		{"a lookupd loses a channel", func(t *tour) {
+			t.lookupds[1].server.Do(lookupdtest.On("REGISTER "+orders+" mail", lookupdtest.Reply("OK")))
+		}, 2, "every lookupd's HTTP answers are what the broker has", "lacks the channel mail"},
 		{"a lookupd doesn't forget a topic", func(t *tour) {
 			t.lookupds[0].server.Do(lookupdtest.On("UNREGISTER "+orders, lookupdtest.Reply("OK")))
 		}, 3, "every lookupd's HTTP answers are what the broker has", "lookupd 1: /nodes"},
