@@ -38,6 +38,14 @@ func commandFor(v verb, e *entry) command {
 	return command{verb: v, topic: e.parent, topicSeq: e.parent.seq, channel: e, channelSeq: e.seq}
 }
 
+// subject is the topic or channel that the command is about.
+func (c command) subject() *entry {
+	if c.channel != nil {
+		return c.channel
+	}
+	return c.topic
+}
+
 func (c command) topicName() string   { return c.topic.nameOrEmpty() }
 func (c command) channelName() string { return c.channel.nameOrEmpty() }
 

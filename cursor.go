@@ -41,7 +41,7 @@ type cursor struct {
 func (r *registry) attach(c *cursor) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c.purgeRefused()
+	c.forgetDropped()
 	*c = cursor{connected: true, refused: c.refused, skip: r.seq, goal: r.seq, unread: r.size}
 	c.marker.marker = true
 	c.marker.linkBefore(r.log.next)
@@ -161,14 +161,12 @@ func (r *registry) say(c *cursor, e *entry) (command, bool) {
 		return command{}, false
 	case e.deleted:
 		return commandFor(unregister, e), e.seq > c.skip
-	case e.parent == nil:
-		if channel := c.pairs[e]; channel != nil {
-			return commandFor(register, channel), true
-		}
-		return commandFor(register, e), true
-	default:
-		return commandFor(register, e), c.pairs[e.parent] != e
 	}
+	delete(c.refused, e) // it was made again: this time it may pass
+	if channel := c.pairs[e]; channel != nil {
+		return commandFor(register, channel), true
+	}
+	return commandFor(register, e), c.pairs[e.parent] != e
 }
 
 // settle acknowledges what needed no answer, once no answer is awaited.

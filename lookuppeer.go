@@ -43,23 +43,6 @@ type lookupPeer struct {
 	commands      atomic.Uint64
 }
 
-// caution is how to go on after lookupd closed a connection with commands in
-// flight: it may have refused one of them, and its answer may have been lost
-// with the connection. What was acknowledged is sent as ever; what was in
-// flight behind it goes in groups, each once the one before is answered. Each
-// further loss makes the groups smaller, until one is a single command, whose
-// refusal can't get lost.
-type caution struct {
-	from  uint64 // the log was acknowledged up to here
-	left  int    // commands to be careful with
-	group int
-}
-
-func newCaution(acked uint64, unanswered int) caution {
-	const steps = 64
-	return caution{from: acked, left: unanswered, group: (unanswered + steps - 1) / steps}
-}
-
 func newLookupPeer(address string, opts *Options, reg *registry) *lookupPeer {
 	p := &lookupPeer{
 		address: address,
@@ -216,22 +199,10 @@ func (p *lookupPeer) say(c *connection) (said bool, again time.Time, err error) 
 // read fills out with the next chunk of the log, as far as the window and
 // caution allow.
 func (p *lookupPeer) read(c *connection) error {
-	limit, upTo := min(c.room(), chunkSize), uint64(everything)
-	careful := p.caution.left > 0
-	if careful && !p.reg.hasRead(&p.cursor, p.caution.from) {
-		careful, upTo = false, p.caution.from
-	}
-	if careful {
-		limit = min(limit, p.caution.group, p.caution.left)
-		if c.numInFlight() > 0 {
-			limit = 0
-		}
-	}
+	limit, upTo := p.caution.limits(p.reg, &p.cursor, c.numInFlight(), min(c.room(), chunkSize))
 	before := len(p.out.commands)
 	err := p.reg.read(&p.cursor, limit, upTo, &p.out)
-	if careful {
-		p.caution.left -= len(p.out.commands) - before
-	}
+	p.caution.spend(upTo, len(p.out.commands)-before)
 	return err
 }
 

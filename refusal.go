@@ -2,6 +2,7 @@ package lookuploop
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 )
@@ -59,25 +60,16 @@ func (c *cursor) isRefused(e *entry) bool {
 	return c.isSetAside(e) || e.parent != nil && c.isSetAside(e.parent)
 }
 
+// isSetAside tells whether e itself was refused and not made again since. If
+// it was deleted since, lookupd has never known it.
 func (c *cursor) isSetAside(e *entry) bool {
 	ref := c.refused[e]
-	switch {
-	case ref == nil:
-		return false
-	case e.deleted || ref.holds(e):
-		return true // lookupd has never known it
-	default:
-		delete(c.refused, e) // it was made again: its next REGISTER may pass
-		return false
-	}
+	return ref != nil && (e.deleted || ref.holds(e))
 }
 
-func (c *cursor) purgeRefused() {
-	for e, ref := range c.refused {
-		if !ref.holds(e) {
-			delete(c.refused, e)
-		}
-	}
+// forgetDropped drops the refusals of what has left the log.
+func (c *cursor) forgetDropped() {
+	maps.DeleteFunc(c.refused, func(e *entry, _ *refusal) bool { return e.seq == 0 })
 }
 
 // refusals returns what lookupd refused up to the given place, oldest first.
@@ -128,13 +120,11 @@ func (r *registry) retry(c *cursor, b *batch) time.Time {
 	return time.Time{}
 }
 
-// accept ends the refusal of what cmd was about, and sends everything again,
-// as the channels of a refused topic have not been announced.
+// accept ends the refusal of what cmd was about. Everything is sent again, and
+// counts as unknown to lookupd until then, as the channels of a refused topic
+// have never been announced.
 func (r *registry) accept(c *cursor, cmd command) {
-	e := cmd.topic
-	if cmd.channel != nil {
-		e = cmd.channel
-	}
-	delete(c.refused, e)
+	delete(c.refused, cmd.subject())
 	r.rewind(c)
+	c.known, c.acked, c.unread = 0, 0, r.size
 }
