@@ -92,6 +92,18 @@ func TestChannelRequeue(t *testing.T) {
 	})
 }
 
+func TestChannelRequeueIsForAnyConsumer(t *testing.T) {
+	c := newChannel("c", false)
+	s, _ := newConsumer(c, 1)
+	c.put(texts(1))
+	m := c.take(s, 1)[0]
+	other, woken := newConsumer(c, 1)
+	c.stopFeeding(s)
+	require.NoError(t, c.requeue(s, m.id, 0))
+	require.Len(t, woken, 1)
+	require.Len(t, c.take(other, 1), 1)
+}
+
 func TestChannelTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChannel("c", false)

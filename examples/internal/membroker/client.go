@@ -67,7 +67,7 @@ func (b *Broker) serveClient(conn net.Conn) {
 	close(c.read)
 	writer.Wait()
 	if refused {
-		c.linger()
+		linger(conn)
 	}
 	if c.subscription != nil {
 		err = errors.Join(err, b.unsubscribe(c.subscription))
@@ -86,6 +86,7 @@ func (b *Broker) handshake(conn net.Conn) bool {
 		w := bufio.NewWriterSize(conn, 64)
 		writeFrame(w, nsq.FrameTypeError, []byte("E_BAD_PROTOCOL"))
 		w.Flush()
+		linger(conn)
 		return false
 	}
 	conn.SetDeadline(time.Time{})
@@ -146,11 +147,11 @@ func (c *client) silentUntil(heartbeat time.Duration) time.Time {
 
 // linger reads away what a refused client still sends, for a short time: closing a
 // connection with unread bytes resets it, and the client would never see the error.
-func (c *client) linger() {
-	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
+func linger(conn net.Conn) {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
-		c.conn.SetReadDeadline(time.Now().Add(lingerTimeout))
-		io.CopyN(io.Discard, c.conn, 2*maxBodySize)
+		conn.SetReadDeadline(time.Now().Add(lingerTimeout))
+		io.CopyN(io.Discard, conn, 2*maxBodySize)
 	}
 }
 

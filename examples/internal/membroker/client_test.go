@@ -2,6 +2,7 @@ package membroker
 
 import (
 	"encoding/json"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -97,7 +98,7 @@ func TestOtherProtocolIsRefused(t *testing.T) {
 	conn, err := net.Dial("tcp", b.TCPAddress())
 	require.NoError(t, err)
 	c := newRawClient(t, conn)
-	c.send("GET ")
+	c.send("GET / HTTP/1.1\r\n\r\n")
 	c.expectError("E_BAD_PROTOCOL")
 	c.expectClosed()
 }
@@ -242,3 +243,42 @@ func TestStatsOfAConsumer(t *testing.T) {
 	_, err := json.Marshal(got)
 	require.NoError(t, err)
 }
+
+// FuzzServeClient lets a client send anything. Whatever it was, the broker
+// serves it to its end, leaves nothing behind that the Loop doesn't know.
+func FuzzServeClient(f *testing.F) {
+	for _, seed := range []string{
+		"SUB t c\nRDY 1\nPUB t\n" + sized("a") + "CLS\n",
+		"IDENTIFY\n" + sized(`{"heartbeat_interval":1000,"msg_timeout":1000}`) + "SUB t#ephemeral c#ephemeral\nPUB t\n" + sized("a") + "NOP\n",
+		"MPUB t\n" + batchOf("\x00\x00\x00\x02", "a", "bc") + "DPUB t 5\n" + sized("d") + "REQ " + anID + " 0\n",
+		"SUB t c\nFIN " + anID + "\nTOUCH " + anID + "\nRDY 0\nSUB t c\n",
+	} {
+		f.Add("  V2" + seed)
+	}
+	f.Fuzz(func(t *testing.T, input string) {
+		b := unserved(t, Options{MemQueueSize: 3})
+		conn := &script{Reader: strings.NewReader(input)}
+		b.serveClient(conn)
+		b.starts.Wait()
+		require.Equal(t, b.names(), namesOf(b.loop.Metadata()))
+		for _, topic := range b.stats("", "", true).Topics {
+			require.LessOrEqual(t, b.topics[topic.TopicName].outstanding(), 3*max(1, len(topic.Channels)))
+			for _, c := range topic.Channels {
+				require.Empty(t, c.Clients)
+				require.Zero(t, c.InFlightCount)
+				require.False(t, isEphemeral(c.ChannelName), "an ephemeral channel goes with its last consumer")
+			}
+		}
+	})
+}
+
+// script is a connection whose other end sends what is in the reader and then closes.
+type script struct{ io.Reader }
+
+func (*script) Write(p []byte) (int, error)      { return len(p), nil }
+func (*script) Close() error                     { return nil }
+func (*script) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (*script) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (*script) SetDeadline(time.Time) error      { return nil }
+func (*script) SetReadDeadline(time.Time) error  { return nil }
+func (*script) SetWriteDeadline(time.Time) error { return nil }

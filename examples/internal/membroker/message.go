@@ -19,16 +19,17 @@ type message struct {
 	body      []byte
 }
 
-// lastID is the newest message ID given out. Starting from the clock keeps the
-// IDs of a restarted broker apart from those that consumers still hold.
-var lastID atomic.Int64
-
-func init() { lastID.Store(time.Now().UnixNano()) }
+// Message IDs count on from the start of the process, by the clock: those of
+// a restarted broker differ from those that consumers still hold.
+var (
+	firstID = time.Now().UnixNano()
+	newIDs  atomic.Int64 // given out since
+)
 
 func newMessage(body []byte, delay time.Duration) *message {
 	now := time.Now()
 	m := &message{timestamp: now, notBefore: now.Add(delay), body: body}
-	copy(m.id[:], fmt.Appendf(nil, "%016x", lastID.Add(1)))
+	copy(m.id[:], fmt.Appendf(nil, "%016x", firstID+newIDs.Add(1)))
 	return m
 }
 
