@@ -4,17 +4,19 @@
 //
 // Where to look:
 //
-//	tree.go      topics and channels are born and die: the only calls to Loop.Notify
-//	broker.go    starting, and ending in the right order
-//	topic.go, channel.go, message.go    queues, messages in flight, timeouts
-//	client.go, protocol.go, server.go   NSQ's TCP protocol V2
-//	http.go, stats.go                   the HTTP API with nsqd's paths
+//	tree.go          topics and channels are born and die: the only calls to Loop.Notify
+//	broker.go        starting, and ending in the right order
+//	topic.go         what is published goes to every channel
+//	channel.go       queue, messages in flight, timeouts (consumer.go, message.go)
+//	client.go        a connection (server.go, writer.go)
+//	protocol.go      NSQ's TCP protocol V2 as bytes (identify.go)
+//	http.go          the HTTP API with nsqd's paths (handlers.go, stats.go)
 //
 // There are two levels of locks. Broker.mu guards which topics and channels
-// exist; publishers and consumers hold it for reading, so that what they use can't
-// vanish. Below it each topic and each channel guards its own messages. They
-// are taken in this order: Broker.mu, topic.mu, channel.mu; no I/O happens under
-// any of them.
+// exist: who changes that holds it for writing, who publishes for reading, so that
+// the topic can't vanish meanwhile. Below it each topic and each channel guards
+// its own messages. They are taken in the order Broker.mu, topic.mu, channel.mu, and no
+// I/O happens under any of them.
 package membroker
 
 import (
@@ -41,7 +43,7 @@ type Broker struct {
 	closing bool // set once, by Run's end: nothing is accepted any more
 
 	// One goroutine for each topic that is being born (startTopic). It ends with the
-	// context lookups at the latest; shutdown waits for all of them.
+	// context lookups at the latest; stopAccepting waits for all of them.
 	starts      sync.WaitGroup
 	lookups     context.Context
 	stopLookups context.CancelFunc
@@ -188,5 +190,29 @@ func (b *Broker) reportLoss() {
 	b.mu.RUnlock()
 	if lost > 0 {
 		b.opts.Logger.Warn("messages that were still queued end with the broker", "messages", lost)
+	}
+}
+
+// scan returns timed out and deferred messages to their queues until ctx ends.
+func (b *Broker) scan(ctx context.Context) {
+	ticker := time.NewTicker(scanInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case now := <-ticker.C:
+			b.requeueDue(now)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (b *Broker) requeueDue(now time.Time) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	for _, t := range b.topics {
+		for _, c := range t.channels {
+			c.requeueDue(now)
+		}
 	}
 }

@@ -27,7 +27,7 @@ func clientConfig() *nsq.Config {
 	cfg.LookupdPollInterval = 50 * time.Millisecond
 	cfg.LookupdPollJitter = 0
 	cfg.MaxInFlight = 100
-	cfg.HeartbeatInterval = 2 * time.Second
+	cfg.HeartbeatInterval = 10 * time.Second
 	cfg.MsgTimeout = time.Minute
 	return cfg
 }
@@ -124,6 +124,7 @@ func (b *Broker) drained(t testing.TB) {
 }
 
 func TestChain(t *testing.T) {
+	t.Parallel()
 	const messages = 10_000
 	lookupd := lookupdtest.NewServer()
 	t.Cleanup(lookupd.Close)
@@ -165,6 +166,7 @@ func requeuedOnPurpose(body string) bool { return strings.HasSuffix(body, "77") 
 // The same while one lookupd is restarted every second and a consumer is
 // killed with messages in flight: at least once, and all of them.
 func TestChainWithTroubles(t *testing.T) {
+	t.Parallel()
 	messages, restartEvery := 10_000, time.Second
 	if testing.Short() {
 		messages, restartEvery = 2_000, time.Second/4

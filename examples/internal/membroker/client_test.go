@@ -175,6 +175,7 @@ func TestSilentClientIsDroppedSoon(t *testing.T) {
 // A thousand clients that say nothing cost a slot each, and those beyond the
 // limit not even that; who speaks is served as soon as they are gone.
 func TestSilentConnections(t *testing.T) {
+	t.Parallel()
 	limit := 1000
 	if testing.Short() {
 		limit = 50

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/lookuploop/lookuploop"
 )
@@ -306,29 +305,5 @@ func (b *Broker) restore(saved lookuploop.Metadata) {
 			t.channels[cm.Name] = newChannel(cm.Name, cm.Paused)
 		}
 		b.topics[t.name] = t
-	}
-}
-
-// scan returns timed out and deferred messages to their queues until ctx ends.
-func (b *Broker) scan(ctx context.Context) {
-	ticker := time.NewTicker(scanInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case now := <-ticker.C:
-			b.requeueDue(now)
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (b *Broker) requeueDue(now time.Time) {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	for _, t := range b.topics {
-		for _, c := range t.channels {
-			c.requeueDue(now)
-		}
 	}
 }
