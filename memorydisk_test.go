@@ -197,11 +197,15 @@ func (d *memoryDisk) paths() []string {
 func (d *memoryDisk) afterCrash() (disks []*memoryDisk) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	survivors := []func(*inode) []byte{ // of a file that isn't synced
-		func(n *inode) []byte { return n.durable },
+	survivors := []func(*inode) []byte{
+		func(n *inode) []byte { return n.durable }, // all that there is of a file that is synced
 		func(n *inode) []byte { return n.data },
 		func(n *inode) []byte { return n.data[:len(n.data)/2] },
 		func(n *inode) []byte { return make([]byte, len(n.data)) },
+	}
+	type remains struct {
+		node     *inode
+		survivor int
 	}
 	seen := make(map[string]bool)
 	for chosen := range 1 << len(d.pending) {
@@ -211,18 +215,24 @@ func (d *memoryDisk) afterCrash() (disks []*memoryDisk) {
 				c.apply(entries)
 			}
 		}
-		for _, survivor := range survivors {
-			files := make(map[string]string)
+		for i := range survivors {
+			rest := make(map[string]remains)
 			for path, node := range entries {
-				files[path] = string(node.data)
-				if !node.synced() {
-					files[path] = string(survivor(node))
+				rest[path] = remains{node, i}
+				if node.synced() {
+					rest[path] = remains{node, 0}
 				}
 			}
-			if key := fmt.Sprint(files); !seen[key] {
-				seen[key] = true
-				disks = append(disks, newMemoryDisk(files))
+			key := fmt.Sprint(rest)
+			if seen[key] {
+				continue
 			}
+			seen[key] = true
+			files := make(map[string]string)
+			for path, r := range rest {
+				files[path] = string(survivors[r.survivor](r.node))
+			}
+			disks = append(disks, newMemoryDisk(files))
 		}
 	}
 	return disks

@@ -1,0 +1,218 @@
+package lookuploop
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestPersistWaitsForRunToStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		b.change(1)
+		result := b.persistLater()
+		time.Sleep(time.Hour)
+		require.Empty(t, result)
+		b.run()
+		require.NoError(t, <-result)
+		b.requireOnDisk(1)
+		b.requireElapsed(time.Hour)
+		require.NoError(t, b.end())
+	})
+}
+
+func TestPersistDoesNotWaitForThePause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		b.run()
+		for i := range 10 {
+			b.change(1)
+			require.NoError(t, b.writer.persist(t.Context()))
+			b.requireOnDisk(i + 1)
+		}
+		b.requireElapsed(0)
+
+		b.failWith("create", syscall.EIO)
+		b.change(1)
+		synctest.Wait()
+		require.ErrorIs(t, b.writer.persist(t.Context()), syscall.EIO)
+		b.requireElapsed(0)
+		b.failWith("create", nil)
+		require.NoError(t, b.writer.persist(t.Context()))
+		b.requireElapsed(0)
+		require.NoError(t, b.end())
+	})
+}
+
+func TestAnsweredPersistDoesNotShortenALaterPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		b.disk.order(func(string) fault { time.Sleep(time.Millisecond); return fault{} })
+		b.run()
+		b.change(1)
+		synctest.Wait() // it is being written
+		result := b.persistLater()
+		b.change(1)
+		require.NoError(t, <-result) // by that first write
+		time.Sleep(coalescePause / 2)
+		synctest.Wait()
+		require.EqualValues(t, 1, b.writer.status().Writes)
+		require.NoError(t, b.end())
+	})
+}
+
+func TestPersistAfterRunSaysWhatIsNotOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		b.run()
+		b.change(1)
+		require.NoError(t, b.end())
+		require.NoError(t, b.writer.persist(t.Context()))
+		b.change(1)
+		require.ErrorIs(t, b.writer.persist(t.Context()), ErrClosed)
+	})
+}
+
+func TestPersistDuringTheLastWriteSaysWhatIsNotOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		b.change(1)
+		b.disk.order(func(string) fault { time.Sleep(time.Second); return fault{} })
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		go func() { b.ended <- b.writer.run(ctx) }()
+		synctest.Wait()
+		in := b.persistLater()
+		b.change(1)
+		late := b.persistLater()
+		require.NoError(t, <-b.ended)
+		require.NoError(t, <-in)
+		require.ErrorIs(t, <-late, ErrClosed)
+	})
+}
+
+func TestPersistEndsWithItsContextAndSaysWhatItWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		b.change(1)
+		persist := func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			return b.writer.persist(ctx)
+		}
+		err := persist()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, b.writer.file.path)
+		require.ErrorContains(t, err, "waiting for Run")
+		b.requireElapsed(time.Second)
+
+		b.disk.order(func(string) fault { time.Sleep(time.Minute); return fault{} })
+		b.run()
+		err = persist()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NotContains(t, err.Error(), "waiting for Run")
+		require.Empty(t, b.writer.waiting)
+		require.NoError(t, b.end())
+	})
+}
+
+func TestConcurrentPersistsShareAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		b.disk.order(func(string) fault { time.Sleep(time.Millisecond); return fault{} })
+		b.run()
+		var callers sync.WaitGroup
+		for range 100 {
+			callers.Go(func() {
+				b.change(1)
+				if err := b.writer.persist(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		callers.Wait()
+		require.LessOrEqual(t, b.writer.status().Writes, uint64(2))
+		b.requireOnDisk(100)
+		require.NoError(t, b.end())
+	})
+}
+
+func TestPersistIsNotToldOfTheFailureOfAWriteThatBeganBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		writes := 0
+		b.disk.order(func(step string) fault {
+			if step == "create" {
+				writes++
+			}
+			if step == "sync" && writes == 1 {
+				time.Sleep(time.Second)
+				return fault{err: syscall.EIO}
+			}
+			return fault{}
+		})
+		b.run()
+		b.change(1)
+		synctest.Wait() // in the write that will fail
+		require.NoError(t, b.writer.persist(t.Context()))
+		require.Equal(t, 2, writes)
+		b.requireElapsed(time.Second)
+		require.NoError(t, b.end())
+	})
+}
+
+func TestPersistTellsTheTruthAboutDurability(t *testing.T) {
+	onDisk := func(t *testing.T, rest *memoryDisk) int {
+		f, err := openMetadataFile("data", rest)
+		require.NoError(t, err)
+		m, err := f.load()
+		require.NoError(t, err)
+		return len(m.Topics)
+	}
+	steps := []string{"create", "write", "sync", "close", "rename", "sync directory"}
+	for _, step := range steps {
+		for _, at := range []fault{{err: syscall.EIO}, {err: syscall.ENOSPC, done: true}, {crash: true}} {
+			for fails := range 4 { // so many attempts meet the fault
+				synctest.Test(t, func(t *testing.T) {
+					b := newWriterBench(t)
+					met := 0
+					b.disk.order(func(s string) fault {
+						if s != step || met == fails {
+							return fault{}
+						}
+						met++
+						return at
+					})
+					b.run()
+					confirmed := 0
+					for range 5 {
+						b.change(1)
+						err := b.writer.persist(t.Context())
+						if err == nil {
+							confirmed = len(b.topics)
+						} else {
+							require.True(t, errors.Is(err, at.err) || at.crash && errors.Is(err, errMachineStopped))
+						}
+						for _, rest := range b.disk.afterCrash() {
+							n := onDisk(t, rest)
+							require.LessOrEqual(t, confirmed, n)
+							require.LessOrEqual(t, n, len(b.topics))
+						}
+					}
+					if !at.crash || fails == 0 {
+						require.Equal(t, 5, confirmed)
+					} else {
+						require.Zero(t, confirmed)
+					}
+					b.end()
+				})
+			}
+		}
+	}
+}
