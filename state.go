@@ -24,7 +24,7 @@ var transitions = []struct {
 	when  string
 }{
 	{Disconnected, dial, Connecting, "just added, or the backoff is over"},
-	{Connecting, identified, Connected, "IDENTIFY answered: cursor to 0"},
+	{Connecting, identified, Connected, "IDENTIFY answered, cursor to 0"},
 	{Connecting, lost, Disconnected, "dial failed, IDENTIFY refused, timeout"},
 	{Connected, lost, Disconnected, "closed, error answer, timeout, removed"},
 }

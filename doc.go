@@ -1,0 +1,82 @@
+// Package lookuploop is the nsqd side of NSQ's discovery for programs that
+// aren't nsqd: brokers, proxies, gateways, simulators. A broker tells the
+// library what it has; the library keeps every nsqlookupd knowing exactly
+// that, so that any NSQ consumer finds the broker.
+//
+// # Usage
+//
+// Make a Loop with New, call LoadMetadata if there is a DataPath, and Run it
+// in a goroutine. Call Notify where a topic or channel comes or goes, under
+// the lock that guards the change. A broker that would rather reconcile than
+// notify declares all it has with SetMetadata, as often as it likes.
+//
+// WaitRegistered is a readiness gate: it returns once the lookupds know
+// everything. TopicChannels asks them which channels a new topic has
+// elsewhere, to create them before the first message.
+// SetLookupdTCPAddresses swaps addresses while the Loop runs, and Status
+// tells how things stand. To leave in good order, call
+// SetLookupdTCPAddresses(nil), let the clients finish, and end Run's context.
+//
+// # Guarantees
+//
+// Once faults stop, every configured nsqlookupd lists the broker as a producer
+// of exactly what it has, within one backoff and one round trip (and what the
+// lookupd itself needs). On the way there:
+//
+//   - What is sent to an nsqlookupd was true when it was taken from what the
+//     broker has, the latest state of a name wins, and a name that flaps costs
+//     no more than one that doesn't.
+//   - One nsqlookupd that is slow, stuck, gone or hostile costs the others
+//     nothing, and the broker neither: Notify waits for neither network nor disk.
+//   - A lost connection is seen at once. The next attempt comes after a pause
+//     with full jitter, below 100 ms at first and 15 s at last.
+//   - What Notify accepted is on disk when Run or PersistMetadata returns nil.
+//     A crash leaves the old nsqd.dat or the new one, never neither.
+//   - A name that an nsqlookupd refuses is set aside for that nsqlookupd, shown
+//     in Status, and tried again later. Everything else goes on.
+//
+// # What is not guaranteed
+//
+// All of this is about producers, and about what nsqlookupd makes of it:
+//
+//   - nsqlookupd keeps the names of topics and channels that nobody has any
+//     more, in /topics, /channels and the channels of /lookup, until someone
+//     deletes them there. Ephemeral ones it drops when they are unregistered.
+//   - A connection that broke without a word stays in nsqlookupd's view until
+//     its TCP notices; until then the broker is listed twice. After 300 s
+//     without a PING the old entry is hidden.
+//   - nsqlookupd tells producers apart by their remote address, so
+//     Options.Dial must not fix the local port.
+//   - A topic that an administrator tombstoned stays hidden for 45 s, whatever
+//     is sent. One that was deleted at nsqlookupd while the broker has it
+//     stays unknown until the next connection, or the next resync if
+//     Options.ResyncInterval is set.
+//   - Between a change and its place in nsqd.dat lie about 100 ms; a crash
+//     within loses it unless PersistMetadata had returned.
+//
+// # Concurrency
+//
+// All methods of Loop may be called from any goroutine. The order of changes
+// is the order of the Notify calls, so a caller's own lock decides it.
+//
+// Run does no I/O. It has one goroutine for each nsqlookupd, which connects
+// and writes; that has one for each connection, which reads; and with a
+// DataPath there is one that writes nsqd.dat. Run returns when all of them
+// have. Options.OnStateChange is called from the goroutine of the nsqlookupd
+// it is about, with no lock held; it delays that one only. If it panics, the
+// program ends, as with any goroutine.
+//
+// # Errors
+//
+// Every error begins with "lookuploop: " and says what to mend. ErrClosed,
+// ErrInvalidName, ErrUnknown, ErrDataPathLocked, ErrCorruptMetadata and
+// ErrResponseTooLarge are for errors.Is. A *ResponseError, for errors.As, is
+// what an nsqlookupd answered. Faults of the network are no errors of any
+// call: they are in Status and in the log, and the Loop deals with them.
+//
+// # Testing
+//
+// Package lookupdtest has an nsqlookupd in memory that can be told to
+// misbehave in every way that a real one and its network might, over TCP or
+// over a network in memory that works in the virtual time of testing/synctest.
+package lookuploop
