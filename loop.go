@@ -16,6 +16,7 @@ import (
 type Loop struct {
 	opts Options
 	reg  *registry
+	disk fileSystem // has DataPath; tests put theirs in before LoadMetadata
 
 	notify         chan struct{} // capacity 1: readable after a change; Notify sends, Run receives
 	optionsChanged chan struct{} // capacity 1: readable after a swap of addresses
@@ -50,6 +51,7 @@ func New(opts Options) (*Loop, error) {
 	l := &Loop{
 		opts:           opts,
 		reg:            newRegistry(),
+		disk:           osFileSystem{},
 		notify:         make(chan struct{}, 1),
 		optionsChanged: make(chan struct{}, 1),
 		ended:          make(chan struct{}),
@@ -94,7 +96,7 @@ func (l *Loop) load() (Metadata, error) {
 	if l.opts.DataPath == "" {
 		return Metadata{}, nil
 	}
-	file, err := openMetadataFile(l.opts.DataPath, osFileSystem{})
+	file, err := openMetadataFile(l.opts.DataPath, l.disk)
 	if err != nil {
 		return Metadata{}, err
 	}
