@@ -37,7 +37,7 @@ func consume(t testing.TB, channel string, lookupds []string, handle nsq.Handler
 	t.Helper()
 	c, err := nsq.NewConsumer("chain", channel, clientConfig())
 	require.NoError(t, err)
-	c.SetLoggerLevel(nsq.LogLevelMax)
+	c.SetLogger(nil, nsq.LogLevelMax)
 	c.SetLookupdHttpClient(&http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}})
 	c.AddHandler(handle)
 	require.NoError(t, c.ConnectToNSQLookupds(lookupds))
@@ -89,7 +89,7 @@ func publishAll(t testing.TB, address string, n, batch int, tick time.Duration) 
 	for half := range 2 {
 		producer, err := nsq.NewProducer(address, clientConfig())
 		require.NoError(t, err)
-		producer.SetLoggerLevel(nsq.LogLevelMax)
+		producer.SetLogger(nil, nsq.LogLevelMax)
 		defer producer.Stop()
 		producers.Go(func() {
 			ticker := time.NewTicker(tick)
@@ -248,7 +248,7 @@ func consumeUntilKilled(lookupds string) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	c.SetLoggerLevel(nsq.LogLevelMax)
+	c.SetLogger(nil, nsq.LogLevelMax)
 	c.AddHandler(nsq.HandlerFunc(func(*nsq.Message) error {
 		fmt.Println("message")
 		select {}

@@ -93,6 +93,18 @@ func TestErrors(t *testing.T) {
 	require.Equal(t, 2, b.stats("full", "", false).Topics[0].Depth, "what was accepted is there, nothing else is")
 }
 
+func TestRefusedClientMaySayMoreBeforeItReadsWhy(t *testing.T) {
+	b := start(t, Options{})
+	c := dial(t, b.TCPAddress())
+	c.send("PUB t\n" + sized(strings.Repeat("x", maxMsgSize+1))[:100])
+	_, err := c.r.Peek(1) // the answer is there
+	require.NoError(t, err)
+	for range 3 {
+		c.send("what it had not sent yet")
+	}
+	c.expectError("E_BAD_MESSAGE ")
+}
+
 func TestOtherProtocolIsRefused(t *testing.T) {
 	b := start(t, Options{})
 	conn, err := net.Dial("tcp", b.TCPAddress())
@@ -213,9 +225,11 @@ func TestEndLetsConsumersFinish(t *testing.T) {
 	idle.expectClosed()
 	producer.expectClosed()
 	busy.send("FIN " + id + "\n")
-	busy.expectClosed()
+	rest, err := io.ReadAll(busy.r)
+	require.NoError(t, err)
+	require.Empty(t, rest, "the next message is not handed out")
 	require.NoError(t, <-stopped)
-	require.Equal(t, 1, b.topics["t"].outstanding(), "the one in flight was finished, the next was not handed out")
+	require.Equal(t, 1, b.topics["t"].outstanding(), "the one in flight was finished")
 }
 
 func TestEndDoesNotWaitForever(t *testing.T) {

@@ -117,10 +117,17 @@ func TestDeletionDisconnectsConsumers(t *testing.T) {
 	require.NoError(t, b.deleteTopic("t"))
 	<-ofTopic.gone
 	require.NoError(t, b.unsubscribe(ofTopic))
-	again := join(t, b, "t", "d")
 	require.NoError(t, b.unsubscribe(ofChannel))
-	require.Equal(t, []string{"t false", "t/d false"}, b.names(), "those who leave late change nothing")
-	require.NoError(t, b.unsubscribe(again))
+	require.Empty(t, b.names())
+}
+
+func TestLeavingADeletedChannelSparesItsSuccessor(t *testing.T) {
+	b := unserved(t, Options{})
+	late := join(t, b, "t", "c#ephemeral")
+	require.NoError(t, b.deleteTopic("t"))
+	join(t, b, "t", "c#ephemeral")
+	require.NoError(t, b.unsubscribe(late))
+	require.Equal(t, []string{"t false", "t/c#ephemeral false"}, b.names())
 }
 
 func TestWhatIsNotThere(t *testing.T) {
