@@ -57,6 +57,8 @@ var unrecordedConversations = []conversation{
 	{"empty channel", []step{{identifyStep, recordedIdentity, false}, {`"REGISTER x  y\n"`, "OK", false}}},
 	{"ephemeral amid", []step{{identifyStep, recordedIdentity, false},
 		{`"REGISTER x#ephemeral2\n"`, "E_BAD_TOPIC REGISTER topic name 'x#ephemeral2' is not valid", true}}},
+	{"identify again without a body", []step{{identifyStep, recordedIdentity, false},
+		{`"IDENTIFY\n"`, "E_INVALID cannot IDENTIFY again", true}}},
 	{"newline in a name", []step{{identifyStep, recordedIdentity, false}, {`"REGISTER x\nPING\n"`, "OK|OK", false}}},
 	{"leaves keys", []step{{identifyStep, recordedIdentity, false},
 		{`"REGISTER one left\nREGISTER two also#ephemeral\n"`, "OK|OK", false},

@@ -3,7 +3,7 @@ package lookupdtest
 import (
 	"encoding/json"
 	"fmt"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -228,7 +228,7 @@ func (db *database) findTopics(topic string) []*registration {
 	for _, r := range db.topics {
 		found = append(found, r)
 	}
-	sort.Slice(found, func(i, j int) bool { return found[i].topic < found[j].topic })
+	slices.SortFunc(found, func(a, b *registration) int { return strings.Compare(a.topic, b.topic) })
 	return found
 }
 
@@ -247,7 +247,7 @@ func (db *database) findChannels(topic string) []*registration {
 			}
 		}
 	}
-	sort.Slice(found, func(i, j int) bool { return found[i].channel < found[j].channel })
+	slices.SortFunc(found, func(a, b *registration) int { return strings.Compare(a.channel, b.channel) })
 	return found
 }
 

@@ -7,7 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"sort"
+	"slices"
 
 	"github.com/nsqio/go-nsq"
 )
@@ -201,7 +201,7 @@ func (s *Server) nodes(url.Values) (any, *httpFault) {
 				n.Topics = append(n.Topics, r.topic)
 			}
 		}
-		sort.Strings(n.Topics)
+		slices.Sort(n.Topics)
 		for _, topic := range n.Topics {
 			n.Tombstones = append(n.Tombstones, p.registered[db.topics[topic]].tombstoned(s.TombstoneLifetime))
 		}

@@ -41,8 +41,10 @@ func (c *endpointConn) Close() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
 		err = nil
-		c.out.closeWriter()
-		if unread := c.in.closeReader(); unread || c.abrupt.Load() {
+		unread := c.in.closeReader()
+		orderly := !unread && !c.abrupt.Load()
+		c.out.closeWriter(orderly)
+		if !orderly {
 			at := time.Now().Add(c.out.network.latency.Load())
 			c.out.resetEnds(at, &c.out.reader)
 			c.in.resetEnds(at, &c.in.writer)

@@ -155,18 +155,11 @@ func (n *Network) dial(ctx context.Context, network, address string) (net.Conn, 
 	if l == nil {
 		return nil, n.refuse(ctx, address)
 	}
-	if l.admit != nil {
-		err := l.admit(ctx)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err != nil {
-			return nil, n.refuse(ctx, address)
-		}
+	if l.admit != nil && !l.admit(ctx) {
+		return nil, n.refuse(ctx, address)
 	}
 	a, b := n.connect(address)
 	if !l.deliver(b) {
-		a.breakOff()
 		a.Close()
 		b.Close()
 		return nil, n.refuse(ctx, address)
@@ -178,7 +171,8 @@ func (n *Network) dial(ctx context.Context, network, address string) (net.Conn, 
 	return a, nil
 }
 
-// refuse returns the error of a refused connection, when it has come back.
+// refuse returns the error of a refused connection when it has come back, or that of
+// the context if this ended before.
 func (n *Network) refuse(ctx context.Context, address string) error {
 	if err := n.travel(ctx, address); err != nil {
 		return err
@@ -252,8 +246,6 @@ func (n *Network) connect(address string) (client, server *endpointConn) {
 	n.clients++
 	l.a = &endpointConn{link: l, in: back, out: there, local: local, remote: name(address)}
 	l.b = &endpointConn{link: l, in: there, out: back, local: name(address), remote: local}
-	there.setStalled(n.stalls(address))
-	back.setStalled(n.stalls(address))
 	n.links[l] = true
 	return l.a, l.b
 }
@@ -276,7 +268,7 @@ func (a name) String() string  { return string(a) }
 // clientAddr returns the address of the i-th client.
 func clientAddr(i int) net.Addr {
 	const ports = 32768
-	host := i / ports
+	host := i/ports + 1
 	return &net.TCPAddr{
 		IP:   net.IPv4(10, byte(host>>16), byte(host>>8), byte(host)),
 		Port: ports + i%ports,
@@ -287,7 +279,7 @@ func clientAddr(i int) net.Addr {
 type listener struct {
 	network *Network
 	address string
-	admit   func(context.Context) error // whether a client may connect; nil: any
+	admit   func(context.Context) bool // whether a client may connect; nil: any
 
 	mu      sync.Mutex // guards what follows
 	pending []*endpointConn
@@ -295,7 +287,7 @@ type listener struct {
 	changed signal
 }
 
-func (n *Network) listen(address string, admit func(context.Context) error) (net.Listener, error) {
+func (n *Network) listen(address string, admit func(context.Context) bool) (net.Listener, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.listeners[address] != nil {

@@ -333,6 +333,22 @@ func TestNetworkPartition(t *testing.T) {
 	})
 }
 
+// A reset sent amid a partition arrives after it, too.
+func TestNetworkPartitionKeepsResets(t *testing.T) {
+	bubble(t, func(t *testing.T, n *Network) {
+		n.SetLatency(time.Second)
+		a, b := pair(t, n)
+		time.AfterFunc(time.Minute, n.Partition())
+		start := time.Now()
+		reset(a)
+		_, err := b.Read(make([]byte, 1))
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+		require.Equal(t, time.Minute+time.Second, time.Since(start))
+		_, err = b.Write([]byte("1"))
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+	})
+}
+
 func TestNetworkDial(t *testing.T) {
 	bubble(t, func(t *testing.T, n *Network) {
 		dial := func(timeout time.Duration, network, address string) (time.Duration, error) {
@@ -441,7 +457,7 @@ func TestNetworkConversationWithLatency(t *testing.T) {
 			c.expect("OK")
 		}
 		took(roundTrip) // pipelined
-		require.Equal(t, []string{"10.0.0.0:32768"}, remotes(t, n))
+		require.Equal(t, []string{"10.0.0.1:32768"}, remotes(t, n))
 		took(2 * roundTrip) // HTTP: connect, ask
 
 		s.Do(Delay(time.Second))

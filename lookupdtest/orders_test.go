@@ -53,6 +53,8 @@ func TestOrdersOnTheWire(t *testing.T) {
 		"CutReceived 0":          {CutReceived(0), "", true, nil},
 		"CutReceived amid":       {CutReceived(len("REGISTER a\nREGI")), ok, true, []string{"a"}},
 		"CutReceived at the end": {CutReceived(len("REGISTER a\nREGISTER b\n")), ok + ok, true, []string{"a", "b"}},
+		"CutReceived of all":     {CutReceived(len("REGISTER a\nREGISTER b\nREGISTER c d\n")), ok + ok + ok, true, []string{"a", "b", "c"}},
+		"CutSent of all":         {CutSent(3 * len(ok)), ok + ok + ok, true, []string{"a", "b", "c"}},
 		"CutSent 0":              {CutSent(0), "", true, []string{"a", "b", "c"}},
 		"CutSent amid a length":  {CutSent(len(ok) + 3), ok + "\x00\x00\x00", true, []string{"a", "b", "c"}},
 		"CutSent amid a body":    {CutSent(len(ok) + 5), ok + ok[:5], true, []string{"a", "b", "c"}},
@@ -202,6 +204,41 @@ func TestGarbage(t *testing.T) {
 	require.Equal(t, got[0], got[1])
 	require.NotEqual(t, got[0], got[2])
 	c.do("PING", "OK")
+}
+
+// The bytes of an order are the caller's, and the same each time.
+func TestRawTwice(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	c := dial(t, s)
+	c.identify()
+	s.Do(On("PING", Raw([]byte("some raw bytes"))))
+	for range 2 {
+		c.send("PING\n")
+		require.Equal(t, "some raw bytes", readAll(t, c.r, len("some raw bytes")))
+		c.do("REGISTER orders", "OK")
+	}
+}
+
+// What an order holds when the connection ends is not carried out.
+func TestHeldUntilTheEnd(t *testing.T) {
+	for name, order := range map[string]Order{"delay": Delay(time.Hour), "half-open": HalfOpen(), "hang": Hang()} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *Network) {
+				s := n.NewServer("lookupd.test:4160")
+				defer s.Close()
+				c := longDial(t, s)
+				c.identify()
+				s.Do(order)
+				c.send("REGISTER orders\n")
+				synctest.Wait()
+				s.CloseConnections()
+				synctest.Wait()
+				require.Zero(t, s.Connections())
+				require.Empty(t, s.Topics())
+			})
+		})
+	}
 }
 
 func TestObserve(t *testing.T) {

@@ -106,9 +106,18 @@ func (s *Server) Start() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &run{cancel: cancel}
-	r.tcp = s.listen(&s.TCPAddress, func(dial context.Context) error { return s.admit(dial, ctx) })
-	httpListener := s.listen(&s.HTTPAddress, nil)
+	tcpListener, err := s.listen(&s.TCPAddress, func(dial context.Context) bool { return s.admit(dial, ctx) })
+	if err != nil {
+		cancel()
+		panic("lookupdtest: can't listen, set TCPAddress to one that is free: " + err.Error())
+	}
+	httpListener, err := s.listen(&s.HTTPAddress, nil)
+	if err != nil {
+		cancel()
+		tcpListener.Close()
+		panic("lookupdtest: can't listen, set HTTPAddress to one that is free: " + err.Error())
+	}
+	r := &run{cancel: cancel, tcp: tcpListener}
 	s.setDefaults()
 	r.http = s.newHTTPServer(r)
 	s.mu.Lock()
@@ -214,40 +223,31 @@ func (s *Server) accept(r *run) {
 
 // admit says whether a client on a Network may connect. It is called by the dialer's
 // goroutine, and waits while an order holds it, but not after the server's run.
-func (s *Server) admit(dial, run context.Context) error {
+func (s *Server) admit(dial, run context.Context) bool {
 	dial, cancel := context.WithCancel(dial)
 	defer cancel()
 	defer context.AfterFunc(run, cancel)()
 	x := exchange{at: dialing, done: dial.Done()}
 	s.pass(&x, func() {})
-	if x.end != stays {
-		return syscall.ECONNREFUSED
-	}
-	return nil
+	return x.end == stays
 }
 
 // listen listens at *address and writes the address there that it got. A port that
 // was chosen by the system for an earlier Start can be in use for a moment, as the
 // near end of someone's connection: that is waited for.
-func (s *Server) listen(address *string, admit func(context.Context) error) net.Listener {
+func (s *Server) listen(address *string, admit func(context.Context) bool) (net.Listener, error) {
 	if s.network != nil {
-		l, err := s.network.listen(*address, admit)
-		if err != nil {
-			panic("lookupdtest: " + err.Error())
-		}
-		return l
+		return s.network.listen(*address, admit)
 	}
 	for started := time.Now(); ; time.Sleep(listenPause) {
 		l, err := net.Listen("tcp", *address)
-		if err == nil {
-			if got := l.Addr().String(); got != *address { // a restart writes nothing that others may read
-				*address = got
-			}
-			return l
+		if errors.Is(err, syscall.EADDRINUSE) && time.Since(started) < listenTimeout {
+			continue
 		}
-		if !errors.Is(err, syscall.EADDRINUSE) || time.Since(started) > listenTimeout {
-			panic("lookupdtest: can't listen, set TCPAddress and HTTPAddress to free ones: " + err.Error())
+		if err == nil && l.Addr().String() != *address { // a restart writes nothing that others may read
+			*address = l.Addr().String()
 		}
+		return l, err
 	}
 }
 

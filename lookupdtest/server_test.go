@@ -63,9 +63,15 @@ func TestServerListensWhereItIsTold(t *testing.T) {
 	require.Equal(t, 200, status)
 	require.Equal(t, `{"version":"9.9.9"}`, body)
 
-	taken := NewUnstartedServer()
-	taken.TCPAddress = "no address"
-	require.Panics(t, taken.Start)
+	for _, set := range []func(*Server){
+		func(s *Server) { s.TCPAddress = "no address" },
+		func(s *Server) { s.HTTPAddress = "no address" },
+	} {
+		s := NewUnstartedServer()
+		set(s)
+		require.Panics(t, s.Start)
+		s.Close()
+	}
 }
 
 func TestCloseNeverStarted(t *testing.T) {
@@ -184,6 +190,22 @@ func TestWait(t *testing.T) {
 	cancel()
 	require.NoError(t, s.Wait(ended, func() bool { return true }))
 	require.ErrorIs(t, s.Wait(ended, func() bool { return false }), context.Canceled)
+}
+
+// A change that comes while the condition is asked is not missed.
+func TestWaitSeesWhatChangesMeanwhile(t *testing.T) {
+	s := NewUnstartedServer()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	asked := 0
+	require.NoError(t, s.Wait(ctx, func() bool {
+		if asked++; asked == 1 {
+			s.Do(Hang())
+			return false
+		}
+		return true
+	}))
+	require.Equal(t, 2, asked)
 }
 
 // Each of these makes a condition true that someone waits for.
@@ -439,6 +461,18 @@ func TestDeletedByHTTPWhileRegistered(t *testing.T) {
 	require.Empty(t, s.Topics())
 	c.do("REGISTER orders mail", "OK")
 	require.Equal(t, []string{"broker.test:4150"}, s.Producers("orders", "mail"))
+}
+
+// nsqlookupd finds by pattern, and HTTP lets the pattern in. A producer comes once.
+func TestStarIsAllTopics(t *testing.T) {
+	s := NewServer()
+	defer s.Close()
+	c := dial(t, s)
+	c.identify()
+	c.do("REGISTER a", "OK")
+	c.do("REGISTER b", "OK")
+	_, body := ask(t, s, "GET", "/lookup?topic=*")
+	require.Equal(t, 1, strings.Count(body, "broker.test"))
 }
 
 func TestInputIsBounded(t *testing.T) {

@@ -163,7 +163,8 @@ func (s *stream) put(p []byte, now time.Time) (n int) {
 	return n
 }
 
-// arrival returns when n bytes arrive that are sent now, behind all that was sent.
+// arrival returns when n bytes arrive that are sent now. (They are read behind those
+// that were sent before, even if these take longer.)
 func (s *stream) arrival(n int, now time.Time) time.Time {
 	if s.busy.Before(now) {
 		s.busy = now
@@ -171,19 +172,18 @@ func (s *stream) arrival(n int, now time.Time) time.Time {
 	if bandwidth := s.network.bandwidth.Load(); bandwidth > 0 {
 		s.busy = s.busy.Add(time.Duration(int64(n) * int64(time.Second) / bandwidth))
 	}
-	at := s.busy.Add(s.network.latency.Load())
-	if last := len(s.segments) - 1; last >= 0 && s.segments[last].at.After(at) {
-		return s.segments[last].at // sent when the latency was higher
-	}
-	return at
+	return s.busy.Add(s.network.latency.Load())
 }
 
-// closeWriter ends the stream; what is under way arrives before.
-func (s *stream) closeWriter() {
+// closeWriter ends the stream: in good order, when what is under way arrives before,
+// or not.
+func (s *stream) closeWriter(orderly bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.writer.closed = true
-	s.segments = append(s.segments, segment{at: s.arrival(0, time.Now())})
+	if orderly {
+		s.segments = append(s.segments, segment{at: s.arrival(0, time.Now())})
+	}
 	s.changed.fire()
 }
 
