@@ -35,6 +35,7 @@ type lookupPeer struct {
 	out      batch
 	resyncAt time.Time
 
+	origin        atomic.Pointer[origin]
 	state         atomic.Pointer[peerState]
 	lastHeartbeat atomic.Time
 	rtt           atomic.Duration
@@ -43,9 +44,9 @@ type lookupPeer struct {
 	commands      atomic.Uint64
 }
 
-func newLookupPeer(address string, opts *Options, reg *registry) *lookupPeer {
+func newLookupPeer(t target, opts *Options, reg *registry) *lookupPeer {
 	p := &lookupPeer{
-		address: address,
+		address: t.address,
 		opts:    opts,
 		reg:     reg,
 		wake:    make(chan struct{}, 1),
@@ -53,6 +54,7 @@ func newLookupPeer(address string, opts *Options, reg *registry) *lookupPeer {
 	}
 	p.stopping, p.stop = context.WithCancel(context.Background())
 	p.state.Store(&peerState{state: Disconnected, since: time.Now()})
+	p.origin.Store(&t.origin)
 	return p
 }
 

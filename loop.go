@@ -20,10 +20,13 @@ type Loop struct {
 
 	notify         chan struct{} // capacity 1: readable after a change; Notify sends, Run receives
 	optionsChanged chan struct{} // capacity 1: readable after a swap of addresses
+	namesChanged   chan struct{} // capacity 1: readable when there may be new names to resolve
 
-	mu    sync.Mutex // guards phase, and the making of peers
-	phase phase
-	peers atomic.Pointer[[]*lookupPeer] // in the order of the addresses; the slice is replaced, never changed
+	mu         sync.Mutex // guards these, and the making of peers
+	phase      phase
+	configured []string                      // the addresses as they were given
+	resolved   map[string]resolution         // of those that are names, with a ResolveInterval
+	peers      atomic.Pointer[[]*lookupPeer] // in the order of the addresses; the slice is replaced, never changed
 
 	loaded  atomic.Bool     // LoadMetadata was done, or isn't needed; what follows is set before
 	file    *metadataFile   // nil without a DataPath
@@ -54,10 +57,12 @@ func New(opts Options) (*Loop, error) {
 		disk:           osFileSystem{},
 		notify:         make(chan struct{}, 1),
 		optionsChanged: make(chan struct{}, 1),
+		namesChanged:   make(chan struct{}, 1),
 		ended:          make(chan struct{}),
 	}
 	l.loaded.Store(opts.DataPath == "")
-	l.setPeers(opts.LookupdTCPAddresses)
+	l.configured = opts.LookupdTCPAddresses
+	l.setPeers()
 	return l, nil
 }
 
@@ -170,6 +175,9 @@ func (l *Loop) Run(ctx context.Context) error {
 		writing, stopWriting = l.startWriter()
 	}
 	var tasks sync.WaitGroup
+	if l.opts.ResolveInterval > 0 {
+		tasks.Go(func() { l.resolveNames(ctx) })
+	}
 	l.serve(ctx, &tasks)
 
 	l.reg.mu.Lock()
@@ -226,7 +234,7 @@ func (l *Loop) serve(ctx context.Context, tasks *sync.WaitGroup) {
 	startNew := func() {
 		peers := l.lookupPeers()
 		for _, p := range peers {
-			if !slices.Contains(started, p) {
+			if !p.origin.Load().isUnresolved && !slices.Contains(started, p) {
 				tasks.Go(p.run)
 			}
 		}
@@ -260,34 +268,37 @@ func (l *Loop) serve(ctx context.Context, tasks *sync.WaitGroup) {
 // keeps its connection. From one that goes, what is ephemeral is unregistered
 // and the connection closed, upon which it forgets the rest.
 //
-// A fault in any address (host:port, as in Options) is an error, and nothing
-// changes. It may be called before and during Run; once Run's context has
+// A fault in any address (see Options.LookupdTCPAddresses) is an error, and
+// nothing changes. It may be called before and during Run; once Run's context has
 // ended it returns ErrClosed.
 func (l *Loop) SetLookupdTCPAddresses(addrs []string) error {
-	unique, err := parseAddresses(addrs)
+	unique, err := l.opts.parseAddresses(addrs)
 	if err != nil {
 		return err
 	}
 	if l.hasEnded() {
 		return ErrClosed
 	}
-	l.setPeers(unique)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.configured = unique
+	l.setPeers()
+	signal(l.namesChanged)
 	return nil
 }
 
-// setPeers makes peers for new addresses, which Run starts, and stops those
-// whose addresses are gone.
-func (l *Loop) setPeers(addresses []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// setPeers makes peers for new targets, which Run starts, and stops those that
+// are none any more. It is called with mu held, or by New.
+func (l *Loop) setPeers() {
 	before := l.lookupPeers()
-	peers := make([]*lookupPeer, 0, len(addresses))
-	for _, address := range addresses {
-		i := slices.IndexFunc(before, func(p *lookupPeer) bool { return p.address == address })
+	peers := []*lookupPeer{}
+	for _, t := range l.targets() {
+		i := slices.IndexFunc(before, func(p *lookupPeer) bool { return p.address == t.address })
 		if i >= 0 {
+			before[i].origin.Store(&t.origin)
 			peers = append(peers, before[i])
 		} else {
-			peers = append(peers, newLookupPeer(address, &l.opts, l.reg))
+			peers = append(peers, newLookupPeer(t, &l.opts, l.reg))
 		}
 	}
 	for _, p := range before {

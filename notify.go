@@ -366,6 +366,8 @@ func (l *Loop) missing() string {
 			texts = append(texts, fmt.Sprintf("%s refused %d names", s.Address, len(s.Refused)))
 		case s.State == Connected && s.Pending > 0:
 			texts = append(texts, fmt.Sprintf("%s has %d changes to acknowledge", s.Address, s.Pending))
+		case s.State != Connected && s.LastError == nil && s.ResolveError != nil:
+			texts = append(texts, fmt.Sprintf("%s is %v (%v)", s.Address, s.State, s.ResolveError))
 		case s.State != Connected && s.LastError != nil:
 			texts = append(texts, fmt.Sprintf("%s is %v (%v)", s.Address, s.State, s.LastError))
 		case s.State != Connected:

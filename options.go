@@ -23,7 +23,8 @@ const version = "0.1.0"
 // every fault of every field at once.
 type Options struct {
 	// LookupdTCPAddresses are the nsqlookupds to keep informed, host:port
-	// each. An address that occurs twice counts once. May be empty.
+	// each. An address that occurs twice counts once. May be empty. With a
+	// ResolveInterval, SRV names such as _lookupd._tcp.example.com may be among them.
 	LookupdTCPAddresses []string
 
 	// BroadcastAddress is the host at which consumers reach the broker. An
@@ -75,6 +76,18 @@ type Options struct {
 	// Default: 0, which means never.
 	ResyncInterval time.Duration
 
+	// ResolveInterval is the time between two look-ups of the host names in
+	// LookupdTCPAddresses. Each IP address found is an nsqlookupd of its own;
+	// one that several names share is one. New ones are connected, those that
+	// are gone are left, and when a look-up fails what was known stays. Dial is
+	// called with the IP address then (so tls.Config needs a ServerName).
+	// Default: 0, which means that Dial looks names up, and takes one address.
+	ResolveInterval time.Duration
+
+	// Resolver looks the names up for ResolveInterval. It must return when its
+	// context ends, after 5 s. Default: net.DefaultResolver.
+	Resolver Resolver
+
 	// MaxResponseSize bounds one answer of an nsqlookupd, TCP or HTTP, in
 	// bytes. Default: 1 MiB.
 	MaxResponseSize int
@@ -116,7 +129,7 @@ func (o Options) withDefaults() (Options, error) {
 		errs = append(errs, fmt.Errorf("lookuploop: "+format, args...))
 	}
 
-	addresses, err := parseAddresses(o.LookupdTCPAddresses)
+	addresses, err := o.parseAddresses(o.LookupdTCPAddresses)
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -183,6 +196,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"MinBackoff", &o.MinBackoff, minBackoff},
 		{"MaxBackoff", &o.MaxBackoff, maxBackoff},
 		{"ResyncInterval", &o.ResyncInterval, 0},
+		{"ResolveInterval", &o.ResolveInterval, 0},
 	} {
 		switch {
 		case *d.value < 0:
@@ -206,6 +220,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
+	}
+	if o.Resolver == nil {
+		o.Resolver = net.DefaultResolver
 	}
 	if o.HTTPClient == nil {
 		o.HTTPClient = newHTTPClient(o.ResponseTimeout)
@@ -232,14 +249,15 @@ func (o *Options) identity() map[string]any {
 }
 
 // parseAddresses checks all addresses and returns a copy without repetitions.
-func parseAddresses(addrs []string) ([]string, error) {
+func (o *Options) parseAddresses(addrs []string) ([]string, error) {
 	var errs []error
 	unique := make([]string, 0, len(addrs))
 	for _, addr := range addrs {
 		host, port, err := net.SplitHostPort(addr)
 		n, portErr := strconv.Atoi(port)
+		isName := o.ResolveInterval > 0 && isSRV(addr)
 		switch {
-		case err != nil || host == "" || portErr != nil || n < 1 || n > 65535:
+		case !isName && (err != nil || host == "" || portErr != nil || n < 1 || n > 65535):
 			errs = append(errs, fmt.Errorf("lookuploop: lookupd address %q: write host:port, with a port of 1..65535", addr))
 		case strings.ContainsFunc(addr, isSpaceOrControl):
 			errs = append(errs, fmt.Errorf("lookuploop: lookupd address %q: remove the space or control character", addr))

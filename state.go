@@ -70,9 +70,12 @@ func (p *lookupPeer) transition(event peerEvent, after peerState) {
 
 func (p *lookupPeer) status() LookupdStatus {
 	s := p.state.Load()
+	from := p.origin.Load()
 	pending, refused := p.reg.view(&p.cursor)
 	return LookupdStatus{
 		Address:       p.address,
+		Names:         from.names,
+		ResolveError:  from.resolveError,
 		State:         s.state,
 		Since:         s.since,
 		Info:          s.info,

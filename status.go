@@ -45,7 +45,9 @@ type Status struct {
 
 // LookupdStatus is a snapshot of what the Loop knows of one nsqlookupd.
 type LookupdStatus struct {
-	Address       string
+	Address       string   // where it is reached: an IP address if Options.ResolveInterval is set
+	Names         []string // the configured addresses that led there
+	ResolveError  error    // why the last look-up of one of them failed; what was known before stays
 	State         State
 	Since         time.Time        // when State was entered
 	Info          PeerInfo         // of the last answer to IDENTIFY
