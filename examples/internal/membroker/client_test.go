@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/lookuploop/lookuploop/lookupdtest"
 	"github.com/nsqio/go-nsq"
 	"github.com/stretchr/testify/require"
 )
@@ -212,16 +213,21 @@ func TestSilentConnections(t *testing.T) {
 }
 
 func TestEndLetsConsumersFinish(t *testing.T) {
-	b := start(t, Options{})
+	lookupd := lookupdtest.NewServer()
+	defer lookupd.Close()
+	b := start(t, Options{LookupdTCPAddresses: []string{lookupd.TCPAddress}})
 	busy, idle, producer := dial(t, b.TCPAddress()), dial(t, b.TCPAddress()), dial(t, b.TCPAddress())
 	producer.publish("t", "1")
 	producer.publish("t", "2")
 	busy.subscribe("t", "c", 1)
 	_, id := busy.expectMessage()
 	idle.subscribe("other", "c", 1)
+	b.waitRegistered(t)
 
 	stopped := make(chan error, 1)
 	go func() { stopped <- b.stop() }()
+	require.NoError(t, lookupd.Wait(t.Context(), func() bool { return len(lookupd.Producers("t", "")) == 0 }))
+	require.Empty(t, stopped, "first the lookupds forget the broker")
 	idle.expectClosed()
 	producer.expectClosed()
 	busy.send("FIN " + id + "\n")
@@ -230,6 +236,21 @@ func TestEndLetsConsumersFinish(t *testing.T) {
 	require.Empty(t, rest, "the next message is not handed out")
 	require.NoError(t, <-stopped)
 	require.Equal(t, 1, b.topics["t"].outstanding(), "the one in flight was finished")
+}
+
+func TestEndAcceptsNothing(t *testing.T) {
+	b := start(t, Options{})
+	busy, idle := dial(t, b.TCPAddress()), dial(t, b.TCPAddress())
+	busy.publish("t", "1")
+	busy.subscribe("t", "c", 1)
+	busy.expectMessage()
+	idle.subscribe("t", "c", 1)
+	stopped := make(chan error, 1)
+	go func() { stopped <- b.stop() }()
+	idle.expectClosed()
+	busy.send("PUB t\n" + sized("2"))
+	busy.expectError("E_PUB_FAILED .*exiting")
+	require.NoError(t, <-stopped)
 }
 
 func TestEndDoesNotWaitForever(t *testing.T) {

@@ -61,6 +61,7 @@ func TestHTTP(t *testing.T) {
 		{"POST", "/pub", "x", 400, `{"message":"MISSING_ARG_TOPIC"}`},
 		{"POST", "/pub?topic=" + invalid, "x", 400, `{"message":"INVALID_TOPIC"}`},
 		{"POST", "/pub?topic=t", long, 413, `{"message":"MSG_TOO_BIG"}`},
+		{"POST", "/pub?topic=t", strings.Repeat("x", maxMsgSize+2*maxBodySize), 413, `{"message":"MSG_TOO_BIG"}`},
 		{"POST", "/mpub?topic=t", "three\n\nfour\n", 200, "OK"},
 		{"POST", "/mpub?topic=t", "five", 503, `{"message":"QUEUE_FULL"}`},
 		{"POST", "/mpub?topic=t", long, 413, `{"message":"MSG_TOO_BIG"}`},

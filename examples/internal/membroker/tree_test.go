@@ -127,7 +127,8 @@ func TestLeavingADeletedChannelSparesItsSuccessor(t *testing.T) {
 	require.NoError(t, b.deleteTopic("t"))
 	join(t, b, "t", "c#ephemeral")
 	require.NoError(t, b.unsubscribe(late))
-	require.Equal(t, []string{"t false", "t/c#ephemeral false"}, b.names())
+	require.Equal(t, []string{"t false", "t/c#ephemeral false"}, namesOf(b.loop.Metadata()))
+	require.Equal(t, b.names(), namesOf(b.loop.Metadata()))
 }
 
 func TestWhatIsNotThere(t *testing.T) {
@@ -197,10 +198,11 @@ func TestNewTopicGetsItsChannelsFromTheLookupds(t *testing.T) {
 	elsewhere.waitRegistered(t)
 
 	b := start(t, Options{LookupdTCPAddresses: []string{lookupd.TCPAddress}})
+	require.NoError(t, b.createTopic("known"))
 	b.waitRegistered(t)
 	dial(t, b.TCPAddress()).publish("t", "first")
 	b.starts.Wait()
-	require.Equal(t, []string{"t false", "t/c false"}, b.names())
+	require.Equal(t, []string{"known false", "t false", "t/c false"}, b.names())
 	require.Equal(t, 1, b.stats("t", "c", false).Topics[0].Channels[0].Depth)
 	b.waitRegistered(t)
 	require.Len(t, lookupd.Producers("t", "c"), 2)
@@ -218,6 +220,7 @@ func TestHungLookupdHoldsNobodyUp(t *testing.T) {
 	defer lookupd.Close()
 	defer close(release)
 	b := start(t, Options{LookupdTCPAddresses: []string{lookupd.TCPAddress}})
+	require.NoError(t, b.createTopic("known"))
 	b.waitRegistered(t)
 
 	began := time.Now()
