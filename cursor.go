@@ -231,6 +231,7 @@ func (r *registry) farewell(c *cursor, b *batch) bool {
 		return false
 	}
 	e := c.marker.next
+	c.marker.unlink()
 	if c.leaving == 0 {
 		e = r.log.next
 		c.leaving = 1
@@ -248,7 +249,6 @@ func (r *registry) farewell(c *cursor, b *batch) bool {
 			}
 		}
 	}
-	c.marker.unlink()
 	c.marker.linkBefore(e)
 	return c.leaving <= 2
 }
