@@ -1,0 +1,228 @@
+package lookuploop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing/synctest"
+	"time"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+// finish ends all faults, and holds what comes of it against what is promised.
+func (w *simWorld) finish() {
+	w.tasks.Wait()
+	for len(w.lifts) > 0 {
+		w.lift(0)
+	}
+	w.disk.order(nil)
+	if len(w.configured) == 0 {
+		w.setAddresses([]int{0, 1})
+	}
+	w.converge()
+	w.checkStatus()
+	w.checkDisk()
+	w.checkEnd()
+	w.checkWrites()
+	w.checkHeartbeats()
+}
+
+// settle is when everything that was under way has arrived, after the faults.
+func (w *simWorld) settle() {
+	time.Sleep(time.Second + 4*w.history.setting.latency)
+	synctest.Wait()
+}
+
+// bound is how long it may take until every lookupd knows everything, once
+// faults have stopped: an attempt that still fails, a backoff, and a connection
+// that in the worst case goes in 64 groups because it suspects a lost refusal.
+func (w *simWorld) bound() time.Duration {
+	s := w.history.setting
+	return 2*simTimeout + s.maxBackoff + (64+6)*2*s.latency + 2*time.Second
+}
+
+// converge waits until the lookupds know everything.
+func (w *simWorld) converge() {
+	// What a lookupd said in its delusion may be under way still.
+	w.settle()
+	wait := func(n int) error {
+		ctx, cancel := context.WithTimeout(context.Background(), w.bound())
+		defer cancel()
+		return w.loop.WaitRegistered(ctx, n)
+	}
+	err := wait(0)
+	for began := time.Now(); errors.As(err, new(*ResponseError)); err = wait(0) {
+		if others := len(w.configured) - w.refusing(); others > 0 {
+			if err := wait(others); err != nil && !errors.As(err, new(*ResponseError)) {
+				w.failf("those that refuse nothing: %v", err)
+				return
+			}
+		}
+		for w.refusing() > 0 {
+			time.Sleep(time.Second)
+			if time.Since(began) > 2*maxRetryDelay {
+				w.failf("refused for ever: %v", err)
+				return
+			}
+		}
+	}
+	if err != nil {
+		w.failf("after the faults: %v", err)
+		return
+	}
+	w.checkDatabases(func(producers int) bool { return producers > 0 })
+	w.settle()
+	w.checkDatabases(func(producers int) bool { return producers == 1 })
+	w.checkNothingElse()
+}
+
+// refusing counts the lookupds that refuse names.
+func (w *simWorld) refusing() (n int) {
+	for _, s := range w.loop.Status().Lookupds {
+		if len(s.Refused) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// registrations counts the producers of each "topic" and "topic channel" that a server knows.
+func registrations(s *lookupdtest.Server) map[string]int {
+	known := make(map[string]int)
+	for _, topic := range s.Topics() {
+		known[topic] = len(s.Producers(topic, ""))
+		for _, channel := range s.Channels(topic) {
+			known[topic+" "+channel] = len(s.Producers(topic, channel))
+		}
+	}
+	maps.DeleteFunc(known, func(_ string, producers int) bool { return producers == 0 })
+	return known
+}
+
+func (w *simWorld) checkDatabases(right func(producers int) bool) {
+	for _, i := range w.configured {
+		known := registrations(w.servers[i])
+		for name := range w.model.broker.names() {
+			if !right(known[name]) {
+				w.failf("lookupd %d lists %q %d times", i, name, known[name])
+			}
+		}
+	}
+}
+
+// checkNothingElse checks that no lookupd knows what isn't there, and those
+// that aren't configured nothing at all.
+func (w *simWorld) checkNothingElse() {
+	for i, s := range w.servers {
+		for name := range registrations(s) {
+			if !slices.Contains(w.configured, i) || !w.model.broker.names()[name] {
+				w.failf("lookupd %d lists %q in vain", i, name)
+			}
+		}
+	}
+}
+
+func (w *simWorld) checkStatus() {
+	status := w.loop.Status()
+	for i, s := range status.Lookupds {
+		if want := w.addresses()[i]; s.Address != want || s.State != Connected || s.Pending != 0 || s.LastError != nil || len(s.Refused) > 0 {
+			w.failf("status of %s: %+v", want, s)
+		}
+	}
+	names := w.model.broker.names()
+	if len(status.Lookupds) != len(w.configured) || status.Topics+status.Channels != len(names) {
+		w.failf("status: %+v", status)
+	}
+	if got, want := fmt.Sprint(sorted(w.loop.Metadata())), fmt.Sprint(w.model.broker.metadata()); got != want {
+		w.failf("Metadata: %s instead of %s", got, want)
+	}
+}
+
+func (w *simWorld) checkDisk() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := w.loop.PersistMetadata(ctx); err != nil {
+		w.failf("PersistMetadata after the faults: %v", err)
+	}
+	file := &metadataFile{path: simDataPath + "/" + metadataName, fs: w.disk}
+	m, err := file.load()
+	if got, want := persistentText(m), persistentText(w.model.broker.metadata()); err != nil || got != want {
+		w.failf("on disk is %q (%v) instead of %q", got, err, want)
+	}
+	if s := w.loop.Status().Metadata; s.Dirty || s.LastError != nil {
+		w.failf("status of the metadata: %+v", s)
+	}
+}
+
+// checkEnd ends the Loop and looks at what it leaves behind.
+func (w *simWorld) checkEnd() {
+	if err := w.end(); err != nil {
+		w.failf("Run: %v", err)
+	}
+	w.settle()
+	for i, s := range w.servers {
+		if n := s.Connections(); n > 0 {
+			w.failf("lookupd %d has %d connections after the end", i, n)
+		}
+		if known := registrations(s); len(known) > 0 {
+			w.failf("lookupd %d lists %v after the end", i, known)
+		}
+	}
+	for _, i := range w.configured {
+		for name := range w.model.broker.names() {
+			topic, channel, isChannel := strings.Cut(name, " ")
+			if known := w.servers[i].Topics(); !isChannel && strings.HasSuffix(topic, ephemeralSuffix) && slices.Contains(known, topic) {
+				w.failf("lookupd %d keeps the ephemeral %s", i, name)
+			}
+			if known := w.servers[i].Channels(topic); strings.HasSuffix(channel, ephemeralSuffix) && slices.Contains(known, channel) {
+				w.failf("lookupd %d keeps the ephemeral %s", i, name)
+			}
+		}
+	}
+}
+
+// checkWrites checks that all that was ever written was true when it was, and
+// written in small pieces.
+func (w *simWorld) checkWrites() {
+	for _, write := range w.wire.writes {
+		if len(write.lines) > chunkSize+2 { // a PING, and one entry over
+			w.failf("%d commands in one write", len(write.lines))
+		}
+		for _, line := range write.lines {
+			verb, name, _ := strings.Cut(line, " ")
+			isTrue := true
+			switch verb {
+			case "REGISTER":
+				isTrue = w.model.existed(name, write.at)
+			case "UNREGISTER":
+				isNews := w.model.wasMissing(name, write.at) && w.model.wasDeleted(name, write.conn.dialed, write.at)
+				isTrue = isNews || strings.Contains(name, ephemeralSuffix) && w.isLeaving(write)
+			}
+			if !isTrue {
+				w.failf("%s was written to %s %v after the beginning of the connection, and wasn't true", line, write.conn.address, write.at.Sub(write.conn.dialed))
+			}
+		}
+	}
+}
+
+// isLeaving tells whether a write may be a farewell.
+func (w *simWorld) isLeaving(write simWrite) bool {
+	return slices.ContainsFunc(w.left[write.conn.address], func(left time.Time) bool {
+		return !write.at.Before(left) && write.at.Sub(left) <= leaveTimeout
+	})
+}
+
+// checkHeartbeats checks that no connection was silent for longer than it may
+// be. A lookupd that takes long for each answer is exempt: what has been
+// written before a PING must be answered before it.
+func (w *simWorld) checkHeartbeats() {
+	for _, c := range w.wire.conns {
+		if silence := c.longestSilence(); silence > simHeartbeat+simTimeout && !w.slow[c.address] {
+			w.failf("no PING to %s for %v", c.address, silence)
+		}
+	}
+}

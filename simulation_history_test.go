@@ -1,0 +1,301 @@
+package lookuploop
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+// simHistory is everything that happens in one simulation, drawn from a seed
+// before it begins. Only the order in which goroutines run is not in it.
+type simHistory struct {
+	seed     uint64
+	lookupds int
+	setting  simSetting
+	steps    []simStep
+}
+
+// simSetting is what stays the same all through a history.
+type simSetting struct {
+	latency    time.Duration
+	buffer     int
+	bandwidth  int
+	maxBackoff time.Duration
+	resync     time.Duration
+	preload    int // topics with a channel each that are there from the beginning
+}
+
+// simStep is one thing that happens after a pause.
+type simStep struct {
+	number int
+	pause  time.Duration
+	name   string
+	do     func(*simWorld)
+}
+
+const simSteps = 200
+
+// simMaxLookupds is how many lookupds there are at most.
+const simMaxLookupds = 4
+
+// drawHistory is a pure function of its seed.
+func drawHistory(seed uint64) *simHistory {
+	r := simRandom{rand.New(rand.NewPCG(seed, 0))}
+	h := &simHistory{
+		seed: seed,
+		setting: simSetting{
+			latency:    pick(r, 0, 0, time.Millisecond, 20*time.Millisecond, 150*time.Millisecond),
+			buffer:     pick(r, 64<<10, 64<<10, 1024, 64, 1),
+			bandwidth:  pick(r, 0, 0, 0, 20_000),
+			maxBackoff: pick(r, time.Second, 5*time.Second, 15*time.Second),
+			resync:     pick(r, 0, 0, 7*time.Second),
+			preload:    pick(r, 0, 3, 30),
+		},
+		lookupds: 2 + r.IntN(simMaxLookupds-1),
+	}
+	if h.setting.latency > time.Millisecond { // or IDENTIFY would not arrive in time
+		h.setting.buffer = max(h.setting.buffer, 4096)
+	} else if h.setting.latency > 0 {
+		h.setting.buffer = max(h.setting.buffer, 64)
+	}
+	for i := range simSteps {
+		step := r.step(h.lookupds)
+		step.number = i
+		h.steps = append(h.steps, step)
+	}
+	return h
+}
+
+func (h *simHistory) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d lookupds, %+v\n", h.lookupds, h.setting)
+	for _, s := range h.steps {
+		fmt.Fprintf(&b, "%4d +%-8v %s\n", s.number, s.pause, s.name)
+	}
+	return b.String()
+}
+
+// simRandom draws parts of a history.
+type simRandom struct{ *rand.Rand }
+
+func pick[T any](r simRandom, from ...T) T { return from[r.IntN(len(from))] }
+
+// step draws what happens next, in a history with so many lookupds.
+func (r simRandom) step(lookupds int) simStep {
+	i := r.IntN(lookupds)
+	name, do := "", (func(*simWorld))(nil)
+	switch n := r.IntN(100); {
+	case n < 42:
+		name, do = r.notify()
+	case n < 46:
+		name, do = r.setMetadata()
+	case n < 62:
+		name, do = r.fault(i)
+	case n < 78:
+		n := r.IntN(100)
+		name, do = fmt.Sprintf("lift fault %d", n), func(w *simWorld) { w.lift(n) }
+	case n < 82:
+		name, do = r.lose(i)
+	case n < 86:
+		name, do = r.addresses(lookupds)
+	case n < 89:
+		name, do = r.diskFault()
+	case n < 91:
+		name, do = "disk is fine", func(w *simWorld) { w.disk.order(nil) }
+	case n < 94:
+		name, do = "PersistMetadata", func(w *simWorld) { w.background(w.persist) }
+	case n < 96:
+		name, do = "WaitRegistered", func(w *simWorld) { w.background(w.waitRegistered) }
+	case n < 97:
+		name, do = "ask for channels", func(w *simWorld) { w.background(w.askChannels) }
+	case n < 99:
+		name, do = r.restart()
+	default:
+		n := r.Uint64()
+		name, do = "crash of the machine", func(w *simWorld) { w.crash(n) }
+	}
+	pause := time.Duration(0)
+	switch n := r.IntN(20); {
+	case n < 8:
+	case n < 15:
+		pause = time.Duration(r.IntN(300)) * time.Millisecond
+	case n < 19:
+		pause = time.Duration(r.IntN(4000)) * time.Millisecond
+	default:
+		pause = time.Duration(5+r.IntN(25)) * time.Second
+	}
+	return simStep{pause: pause, name: name, do: do}
+}
+
+func (r simRandom) topic() string {
+	return pick(r, "a", "a", "b", "b", "c", "d#ephemeral")
+}
+
+func (r simRandom) channel() string {
+	return pick(r, "x", "x", "y", "y", "z#ephemeral")
+}
+
+// notify draws what one to three goroutines of the broker do at the same time.
+func (r simRandom) notify() (string, func(*simWorld)) {
+	goroutines := make([][][]Event, 1+r.IntN(3))
+	for i := range goroutines {
+		for range 1 + r.IntN(3) {
+			goroutines[i] = append(goroutines[i], r.events())
+		}
+	}
+	return fmt.Sprintf("notify %v", goroutines), func(w *simWorld) { w.notify(goroutines) }
+}
+
+// events draws the events of one call of Notify, which may be impossible.
+func (r simRandom) events() []Event {
+	topic, channel := r.topic(), r.channel()
+	switch r.IntN(12) {
+	case 0:
+		return []Event{TopicDeleted(topic), TopicCreated(topic)} // it flaps
+	case 1:
+		return []Event{ChannelDeleted(topic, channel), TopicCreated(topic), ChannelCreated(topic, channel)}
+	case 2, 3, 4:
+		return []Event{TopicCreated(topic), ChannelCreated(topic, channel)}
+	}
+	return []Event{pick(r,
+		TopicCreated(topic), TopicDeleted(topic), TopicPaused(topic), TopicUnpaused(topic),
+		ChannelCreated(topic, channel), ChannelDeleted(topic, channel), ChannelDeleted(topic, channel),
+		ChannelPaused(topic, channel), ChannelUnpaused(topic, channel))}
+}
+
+func (r simRandom) setMetadata() (string, func(*simWorld)) {
+	var m Metadata
+	for _, name := range []string{"a", "b", "c", "d#ephemeral"} {
+		if r.IntN(2) == 0 {
+			continue
+		}
+		t := TopicMetadata{Name: name, Paused: r.IntN(4) == 0}
+		for _, channel := range []string{"x", "y", "z#ephemeral"} {
+			if r.IntN(2) == 0 {
+				t.Channels = append(t.Channels, ChannelMetadata{channel, r.IntN(4) == 0})
+			}
+		}
+		m.Topics = append(m.Topics, t)
+	}
+	return fmt.Sprintf("SetMetadata %v", m), func(w *simWorld) { w.setMetadata(m) }
+}
+
+// fault draws an order for lookupd i, for once or until it is lifted.
+func (r simRandom) fault(i int) (string, func(*simWorld)) {
+	if r.IntN(8) == 0 {
+		return fmt.Sprintf("lookupd %d is partitioned", i), func(w *simWorld) {
+			w.addFault(w.network.Partition(w.servers[i].TCPAddress))
+		}
+	}
+	name, order, isSlow := r.order()
+	if r.IntN(3) > 0 && !strings.HasPrefix(name, "Cut") {
+		after := r.IntN(6)
+		name, order = fmt.Sprintf("Once(After(%d, %s))", after, name), lookupdtest.Once(lookupdtest.After(after, order))
+	}
+	return fmt.Sprintf("lookupd %d: %s", i, name), func(w *simWorld) {
+		if isSlow {
+			w.slow[w.servers[i].TCPAddress] = true
+		}
+		w.addFault(w.servers[i].Do(order))
+	}
+}
+
+// order draws one, and tells whether it makes a lookupd slow that goes on answering.
+func (r simRandom) order() (name string, order lookupdtest.Order, isSlow bool) {
+	switch r.IntN(20) {
+	case 0:
+		return "Hang", lookupdtest.Hang(), false
+	case 1:
+		return "Blackhole", lookupdtest.Blackhole(), false
+	case 2:
+		return "HalfOpen", lookupdtest.HalfOpen(), false
+	case 3:
+		return "Refuse", lookupdtest.Refuse(), false
+	case 4:
+		return "Hangup", lookupdtest.Hangup(), false
+	case 5:
+		d := pick(r, time.Millisecond, 50*time.Millisecond, 1100*time.Millisecond)
+		return fmt.Sprintf("Delay(%v)", d), lookupdtest.Delay(d), true
+	case 6:
+		d := pick(r, time.Millisecond, 100*time.Millisecond, 400*time.Millisecond)
+		return fmt.Sprintf("Drip(%v)", d), lookupdtest.Drip(d), true
+	case 7:
+		n := r.IntN(700)
+		return fmt.Sprintf("CutReceived(%d)", n), lookupdtest.CutReceived(n), false
+	case 8:
+		n := r.IntN(300)
+		return fmt.Sprintf("CutSent(%d)", n), lookupdtest.CutSent(n), false
+	case 9:
+		return "Drop", lookupdtest.Drop(), false
+	case 10:
+		return "Reset", lookupdtest.Reset(), false
+	case 11:
+		return "Restart", lookupdtest.Once(lookupdtest.Restart()), false
+	case 12, 13, 14:
+		pattern := pick(r, "REGISTER "+r.topic(), "REGISTER "+r.topic()+" "+r.channel(), "* "+r.topic())
+		message := pick(r, "E_BAD_TOPIC not valid", "E_BAD_CHANNEL not valid")
+		return fmt.Sprintf("On(%q, Reject(%q))", pattern, message), lookupdtest.On(pattern, lookupdtest.Reject(message)), false
+	case 15:
+		message := pick(r, "E_INVALID", "E_BAD_TOPIC", "E_BAD_BODY no", "E_")
+		return fmt.Sprintf("Reject(%q)", message), lookupdtest.Reject(message), false
+	case 16:
+		n := pick[int32](r, -1, 0, 1<<31-1, simMaxResponse+1, simMaxResponse)
+		return fmt.Sprintf("Length(%d)", n), lookupdtest.Length(n), false
+	case 17:
+		seed := r.Uint64()
+		return fmt.Sprintf("Garbage(%d, 50)", seed), lookupdtest.Garbage(seed, 50), false
+	case 18:
+		if r.IntN(2) == 0 {
+			return "SpeakHTTP", lookupdtest.SpeakHTTP(), false
+		}
+		return `Reply("NO")`, lookupdtest.Reply("NO"), false
+	default:
+		if r.IntN(2) == 0 {
+			return "Twice", lookupdtest.Twice(), false
+		}
+		return `Unasked("OK")`, lookupdtest.Unasked("OK"), false
+	}
+}
+
+// lose draws how lookupd i loses its connections, and perhaps what it knows.
+func (r simRandom) lose(i int) (string, func(*simWorld)) {
+	switch r.IntN(4) {
+	case 0:
+		return fmt.Sprintf("lookupd %d stops", i), func(w *simWorld) {
+			w.servers[i].Stop()
+			w.addFault(w.servers[i].Start)
+		}
+	case 1:
+		return fmt.Sprintf("lookupd %d is restarted", i), func(w *simWorld) {
+			w.servers[i].Stop()
+			w.servers[i].Start()
+		}
+	case 2:
+		return fmt.Sprintf("lookupd %d closes connections", i), func(w *simWorld) { w.servers[i].CloseConnections() }
+	default:
+		return fmt.Sprintf("connections to lookupd %d are reset", i), func(w *simWorld) { w.network.Reset(w.servers[i].TCPAddress) }
+	}
+}
+
+func (r simRandom) addresses(lookupds int) (string, func(*simWorld)) {
+	chosen := r.Perm(lookupds)[:r.IntN(lookupds+1)]
+	return fmt.Sprintf("addresses of %v", chosen), func(w *simWorld) { w.setAddresses(chosen) }
+}
+
+// diskFault draws what goes wrong at a step of writing, or at every step.
+func (r simRandom) diskFault() (string, func(*simWorld)) {
+	step := pick(r, "", "create", "write", "sync", "close", "rename", "sync directory")
+	f := fault{err: errDiskFull, done: r.IntN(3) == 0}
+	return fmt.Sprintf("disk is full at %q, done: %v", step, f.done), func(w *simWorld) { w.breakDisk(step, f) }
+}
+
+func (r simRandom) restart() (string, func(*simWorld)) {
+	goroutines := make([][][]Event, r.IntN(3))
+	for i := range goroutines {
+		goroutines[i] = [][]Event{r.events(), r.events()}
+	}
+	return fmt.Sprintf("restart of the Loop while %v", goroutines), func(w *simWorld) { w.restart(goroutines) }
+}

@@ -1,0 +1,336 @@
+package lookuploop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+const (
+	simHeartbeat   = 5 * time.Second
+	simTimeout     = time.Second // of a dial and of a response
+	simMaxResponse = 4096
+	simDataPath    = "data"
+
+	errDiskFull = syscall.ENOSPC
+)
+
+// simWorld is a simulation while it is played: a Loop, the broker it belongs
+// to, lookupds, a disk. It lives in a synctest bubble. One goroutine plays the
+// steps; the faults it finds are collected, the first is what counts.
+type simWorld struct {
+	history *simHistory
+	network *lookupdtest.Network
+	servers []*lookupdtest.Server
+	wire    *simWire
+	model   *simModel
+
+	configured []int // which servers the Loop is told
+	lifts      []func()
+	slow       map[string]bool        // addresses where answers came late at some time
+	left       map[string][]time.Time // when the Loop was told to leave an address
+
+	disk  *memoryDisk
+	loop  *Loop
+	stop  context.CancelFunc
+	ended chan error // Run's result
+
+	tasks  sync.WaitGroup // what goes on in the background
+	mu     sync.Mutex
+	faults []string
+}
+
+func newSimWorld(h *simHistory) *simWorld {
+	w := &simWorld{
+		history: h,
+		network: lookupdtest.NewNetwork(),
+		wire:    newSimWire(),
+		model:   newSimModel(),
+		slow:    make(map[string]bool),
+		left:    make(map[string][]time.Time),
+		disk:    newMemoryDisk(nil),
+	}
+	w.network.SetLatency(h.setting.latency)
+	w.network.SetBuffer(h.setting.buffer)
+	w.network.SetBandwidth(h.setting.bandwidth)
+	for i := range h.lookupds {
+		w.servers = append(w.servers, w.network.NewServer(fmt.Sprintf("lookupd%d.test:4160", i)))
+		w.configured = append(w.configured, i)
+	}
+	return w
+}
+
+// play plays the history from beginning to end and returns what was wrong.
+func (w *simWorld) play() []string {
+	w.start()
+	for i := range w.history.setting.preload {
+		topic := fmt.Sprintf("preload%d", i)
+		w.notify([][][]Event{{{TopicCreated(topic), ChannelCreated(topic, "x")}}})
+	}
+	for _, step := range w.history.steps {
+		time.Sleep(step.pause)
+		step.do(w)
+	}
+	w.finish()
+	for _, s := range w.servers {
+		s.Close()
+	}
+	return w.faults
+}
+
+func (w *simWorld) failf(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults = append(w.faults, fmt.Sprintf(format, args...))
+}
+
+// background lets f go on while other things happen.
+func (w *simWorld) background(f func(*Loop)) {
+	loop := w.loop
+	w.tasks.Go(func() { f(loop) })
+}
+
+// start makes a Loop from what is on the disk and runs it.
+func (w *simWorld) start() {
+	opts := validOptions()
+	opts.LookupdTCPAddresses = w.addresses()
+	opts.DataPath = simDataPath
+	opts.HeartbeatInterval = simHeartbeat
+	opts.DialTimeout, opts.ResponseTimeout = simTimeout, simTimeout
+	opts.MaxBackoff = w.history.setting.maxBackoff
+	opts.ResyncInterval = w.history.setting.resync
+	opts.MaxResponseSize = simMaxResponse
+	opts.Dial = w.wire.watch(w.network.Dial)
+	opts.HTTPClient = w.network.Client()
+	opts.HTTPClient.Timeout = simTimeout
+	opts.OnStateChange = func(LookupdStatus) { w.loop.Status() }
+	loop, err := New(opts)
+	if err != nil {
+		panic(err)
+	}
+	loop.disk = w.disk
+	m, err := loop.LoadMetadata()
+	if err != nil { // of removing what the disk kept from being removed
+		w.disk.order(nil)
+		m, err = loop.LoadMetadata()
+	}
+	if err != nil {
+		w.failf("LoadMetadata: %v", err)
+	}
+	w.loop = loop
+	for _, path := range w.disk.paths() {
+		if filepath.Base(path) != metadataName {
+			w.failf("%s survived the start", path)
+		}
+	}
+
+	w.model.mu.Lock()
+	text := persistentText(m)
+	if !slices.Contains(w.model.persisted, text) {
+		w.failf("loaded %q, which is neither what was confirmed nor any later state: %q", text, w.model.persisted)
+	}
+	w.model.become(brokerOf(m))
+	w.model.confirm(w.model.current())
+	w.model.mu.Unlock()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	w.stop, w.ended = cancel, make(chan error, 1)
+	go func() { w.ended <- loop.Run(ctx) }()
+}
+
+func (w *simWorld) addresses() (addresses []string) {
+	for _, i := range w.configured {
+		addresses = append(addresses, w.servers[i].TCPAddress)
+	}
+	return addresses
+}
+
+// notify lets goroutines of the broker notify, one batch of events after another each.
+func (w *simWorld) notify(goroutines [][][]Event) {
+	var all sync.WaitGroup
+	for _, batches := range goroutines {
+		all.Go(func() {
+			for _, batch := range batches {
+				w.notifyOnce(batch)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func (w *simWorld) notifyOnce(batch []Event) {
+	w.model.mu.Lock()
+	defer w.model.mu.Unlock()
+	after := w.model.broker.clone()
+	var want error
+	for _, e := range batch {
+		if want = after.apply(e); want != nil {
+			break
+		}
+	}
+	switch err := w.loop.Notify(batch...); {
+	case err == nil && want == nil:
+		w.model.become(after)
+	case errors.Is(err, ErrClosed) && w.loop.hasEnded():
+	case !errors.Is(err, want):
+		w.failf("Notify(%v): %v instead of %v", batch, err, want)
+	}
+}
+
+func (w *simWorld) setMetadata(m Metadata) {
+	w.model.mu.Lock()
+	defer w.model.mu.Unlock()
+	if err := w.loop.SetMetadata(m); err != nil {
+		w.failf("SetMetadata: %v", err)
+	}
+	w.model.become(brokerOf(m))
+}
+
+func (w *simWorld) addFault(lift func()) { w.lifts = append(w.lifts, lift) }
+
+// lift ends one of the faults there are.
+func (w *simWorld) lift(n int) {
+	if len(w.lifts) > 0 {
+		n %= len(w.lifts)
+		w.lifts[n]()
+		w.lifts = slices.Delete(w.lifts, n, n+1)
+	}
+}
+
+func (w *simWorld) setAddresses(chosen []int) {
+	for _, i := range w.configured {
+		if !slices.Contains(chosen, i) {
+			w.leave(i)
+		}
+	}
+	w.configured = chosen
+	if err := w.loop.SetLookupdTCPAddresses(w.addresses()); err != nil {
+		w.failf("SetLookupdTCPAddresses: %v", err)
+	}
+}
+
+func (w *simWorld) leave(i int) {
+	address := w.servers[i].TCPAddress
+	w.left[address] = append(w.left[address], time.Now())
+}
+
+// breakDisk makes the steps of that name go wrong, or with none all that write.
+func (w *simWorld) breakDisk(step string, f fault) {
+	w.disk.order(func(name string) fault {
+		switch name {
+		case "lock", "unlock", "list", "read":
+			return fault{}
+		}
+		if step == "" || step == name {
+			return f
+		}
+		return fault{}
+	})
+}
+
+// persist notes what a confirmation says about the disk.
+func (w *simWorld) persist(loop *Loop) {
+	w.model.mu.Lock()
+	called := w.model.current()
+	w.model.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	err := loop.PersistMetadata(ctx)
+	w.model.mu.Lock()
+	defer w.model.mu.Unlock()
+	switch {
+	case err == nil:
+		w.model.confirm(called)
+	case errors.Is(err, ErrClosed), errors.Is(err, errDiskFull), errors.Is(err, context.DeadlineExceeded), errors.Is(err, errMachineStopped):
+	default:
+		w.failf("PersistMetadata: %v", err)
+	}
+}
+
+func (w *simWorld) waitRegistered(loop *Loop) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	err := loop.WaitRegistered(ctx, 1)
+	var refused *ResponseError
+	if err != nil && !errors.As(err, &refused) && !errors.Is(err, ErrClosed) && !errors.Is(err, context.DeadlineExceeded) {
+		w.failf("WaitRegistered: %v", err)
+	}
+}
+
+func (w *simWorld) askChannels(loop *Loop) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	loop.TopicChannels(ctx, "a") // an error is to be expected, lookupds being what they are
+}
+
+// end ends the Loop, and holds what Run promises of its end against what is.
+func (w *simWorld) end() error {
+	for _, i := range w.configured {
+		w.leave(i)
+	}
+	began := time.Now()
+	w.stop()
+	err := <-w.ended
+	if took := time.Since(began); took > 2*time.Second {
+		w.failf("Run took %v to end", took)
+	}
+	if n := w.wire.numOpen(); n > 0 {
+		w.failf("Run left %d connections open", n)
+	}
+	return err
+}
+
+// restart ends the Loop while goroutines notify, and starts one anew.
+func (w *simWorld) restart(goroutines [][][]Event) {
+	w.background(func(*Loop) { w.notify(goroutines) })
+	err := w.end()
+	w.tasks.Wait()
+	w.model.mu.Lock()
+	if err == nil {
+		w.model.confirm(w.model.current())
+	} else if !errors.Is(err, errDiskFull) {
+		w.failf("Run: %v", err)
+	}
+	w.model.mu.Unlock()
+	w.start()
+}
+
+// crash stops the machine. What is left of the disk is drawn with n.
+func (w *simWorld) crash(n uint64) {
+	w.disk.mu.Lock()
+	isTooUncertain := len(w.disk.pending) > 8
+	w.disk.crashed = true
+	w.disk.mu.Unlock()
+	if isTooUncertain { // too many outcomes to choose from
+		w.disk.mu.Lock()
+		w.disk.crashed = false
+		w.disk.mu.Unlock()
+		return
+	}
+	w.network.Reset()
+	if err := w.end(); err != nil && !errors.Is(err, errMachineStopped) {
+		w.failf("Run: %v", err)
+	}
+	w.tasks.Wait()
+	outcomes := w.disk.afterCrash()
+	slices.SortFunc(outcomes, func(a, b *memoryDisk) int { return strings.Compare(a.content(), b.content()) })
+	w.disk = outcomes[n%uint64(len(outcomes))]
+	w.start()
+}
+
+// content is all that is on a disk.
+func (d *memoryDisk) content() string {
+	var b strings.Builder
+	for _, path := range d.paths() {
+		fmt.Fprintf(&b, "%s: %s\n", path, d.entries[path].data)
+	}
+	return b.String()
+}
