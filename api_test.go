@@ -1,0 +1,80 @@
+package lookuploop_test
+
+import (
+	"bytes"
+	"flag"
+	"go/ast"
+	"go/parser"
+	"go/printer"
+	"go/token"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var updateAPI = flag.Bool("update-api", false, "write testdata/api instead of comparing with it")
+
+// The exported API is what others build on: it changes on purpose only, with
+//
+//	go test -run TestExportedAPI . -update-api
+func TestExportedAPIIsWhatWasAgreed(t *testing.T) {
+	for name, dir := range map[string]string{"lookuploop": ".", "lookupdtest": "lookupdtest"} {
+		api := exportedAPI(t, dir)
+		golden := filepath.Join("testdata", "api", name+".txt")
+		if *updateAPI {
+			require.NoError(t, os.MkdirAll(filepath.Dir(golden), 0o755))
+			require.NoError(t, os.WriteFile(golden, []byte(api), 0o644))
+		}
+		want, err := os.ReadFile(golden)
+		require.NoError(t, err)
+		require.Equal(t, string(want), api, "update %s with -update-api if that is meant", golden)
+	}
+}
+
+// exportedAPI returns the exported declarations of a package, without comments
+// and function bodies, in alphabetic order.
+func exportedAPI(t *testing.T, dir string) string {
+	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	require.NoError(t, err)
+	var declarations []string
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		positions := token.NewFileSet()
+		file, err := parser.ParseFile(positions, name, nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		ast.FileExports(file)
+		for _, decl := range file.Decls {
+			switch d := decl.(type) {
+			case *ast.FuncDecl:
+				d.Body = nil
+				if d.Recv != nil && !isExported(d.Recv.List[0].Type) {
+					continue
+				}
+			case *ast.GenDecl:
+				if d.Tok == token.IMPORT {
+					continue
+				}
+			}
+			var text bytes.Buffer
+			require.NoError(t, printer.Fprint(&text, positions, decl))
+			declarations = append(declarations, text.String())
+		}
+	}
+	slices.Sort(declarations)
+	return strings.Join(declarations, "\n\n") + "\n"
+}
+
+// isExported tells whether the type of a receiver is exported.
+func isExported(receiver ast.Expr) bool {
+	if pointer, ok := receiver.(*ast.StarExpr); ok {
+		receiver = pointer.X
+	}
+	name, ok := receiver.(*ast.Ident)
+	return ok && name.IsExported()
+}
