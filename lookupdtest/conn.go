@@ -96,13 +96,13 @@ func (c *conn) talk() {
 func (c *conn) greet() bool {
 	if c.server.network == nil {
 		x := exchange{at: dialing, conn: c, done: c.done}
-		c.server.pass(&x, func() {})
+		c.server.pass(&x, goOn)
 		c.end = x.end
 	}
 	for _, at := range []point{accepted, receiving} { // receiving: for cuts after no byte at all
 		if c.end == stays {
 			x := exchange{at: at, conn: c, done: c.done}
-			c.server.pass(&x, func() {})
+			c.server.pass(&x, goOn)
 			c.end = x.end
 		}
 	}
@@ -112,15 +112,9 @@ func (c *conn) greet() bool {
 // handle answers one command; false when the connection is to be closed.
 func (c *conn) handle(cmd Command) bool {
 	x := exchange{at: observing, conn: c, done: c.done, cmd: cmd, data: c.out[:0]}
-	c.server.pass(&x, func() {})
+	c.server.pass(&x, goOn)
 	x.at = answering
-	c.server.pass(&x, func() {
-		answer, fatal := c.execute(cmd)
-		x.data = frame(x.data, answer)
-		if fatal {
-			x.end = closes
-		}
-	})
+	c.server.pass(&x, carryOut)
 	c.server.changed.fire()
 	c.out = x.data
 	if c.send(x.data) != nil {
@@ -132,6 +126,15 @@ func (c *conn) handle(cmd Command) bool {
 		return false
 	}
 	return true
+}
+
+// carryOut is what becomes of a command that no order keeps back.
+func carryOut(x *exchange) {
+	answer, fatal := x.conn.execute(x.cmd)
+	x.data = frame(x.data, answer)
+	if fatal {
+		x.end = closes
+	}
 }
 
 // send puts bytes into the buffer, which goes out when it is full or when the server
@@ -180,7 +183,7 @@ func (c *conn) Write(p []byte) (int, error) {
 // passBytes returns how many of the bytes go on.
 func (c *conn) passBytes(at point, data []byte, total *int64) int {
 	x := exchange{at: at, conn: c, done: c.done, data: data, passed: *total, end: c.end}
-	c.server.pass(&x, func() {})
+	c.server.pass(&x, goOn)
 	c.end = x.end
 	*total += int64(len(x.data))
 	return len(x.data)

@@ -124,12 +124,17 @@ func (db *database) unregister(p *peer, topic, channel string) {
 }
 
 // forget removes a peer whose connection ended from everything. All keys stay,
-// those of ephemerals too.
+// those of ephemerals too. It lets others in between.
 func (db *database) forget(p *peer) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
+	removed := 0
 	for r := range p.registered {
 		r.remove(p)
+		if removed++; removed%1000 == 0 {
+			db.mu.Unlock()
+			db.mu.Lock()
+		}
 	}
 }
 

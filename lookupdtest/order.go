@@ -126,11 +126,11 @@ func (s *Server) retire(o *standing) {
 }
 
 // pass takes x past the orders that stand at its point and, if they all let it, to last.
-func (s *Server) pass(x *exchange, last func()) {
+func (s *Server) pass(x *exchange, last func(*exchange)) {
 	s.passOrders(s.standing(), x, last)
 }
 
-func (s *Server) passOrders(orders []*standing, x *exchange, last func()) {
+func (s *Server) passOrders(orders []*standing, x *exchange, last func(*exchange)) {
 	for i, o := range orders {
 		if o.at&x.at == 0 {
 			continue
@@ -152,8 +152,11 @@ func (s *Server) passOrders(orders []*standing, x *exchange, last func()) {
 			return
 		}
 	}
-	last()
+	last(x)
 }
+
+// goOn ends a pass at a point where there is nothing to do.
+func goOn(*exchange) {}
 
 // Once makes an order be followed one time.
 func Once(o Order) Order { return Times(1, o) }

@@ -228,7 +228,7 @@ func (s *Server) admit(dial, run context.Context) bool {
 	defer cancel()
 	defer context.AfterFunc(run, cancel)()
 	x := exchange{at: dialing, done: dial.Done()}
-	s.pass(&x, func() {})
+	s.pass(&x, goOn)
 	return x.end == stays
 }
 
