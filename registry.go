@@ -289,3 +289,17 @@ func (r *registry) snapshot(persistent bool) (Metadata, uint64) {
 	}
 	return m, r.version
 }
+
+// persistentVersion is the version of what belongs into nsqd.dat.
+func (r *registry) persistentVersion() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.version
+}
+
+// wasChanged tells whether there has been anything in the log.
+func (r *registry) wasChanged() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seq > 0
+}

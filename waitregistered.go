@@ -1,0 +1,100 @@
+package lookuploop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// WaitRegistered returns once n nsqlookupds (n <= 0: all that are configured)
+// are connected and have acknowledged, at one instant, everything that was
+// accepted before the call. With more than there are it waits for addresses to
+// be added; n <= 0 without any address returns at once.
+//
+// An nsqlookupd that refused a name counts as one that doesn't have it. When n
+// can't be reached without such, the error joins their *ResponseErrors. When
+// ctx ends, the error wraps ctx.Err() and says which nsqlookupds are missing
+// and why. It may be called from any goroutine but OnStateChange, also before
+// Run; once Run's context has ended it returns ErrClosed.
+func (l *Loop) WaitRegistered(ctx context.Context, n int) error {
+	r := l.reg
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	target := r.seq
+	r.waiters++
+	defer func() { r.waiters-- }()
+	for {
+		if l.hasEnded() {
+			return ErrClosed
+		}
+		if done, err := l.isRegistered(target, n); done {
+			return err
+		}
+		changed := r.changed
+		r.mu.Unlock()
+		var err error
+		select {
+		case <-changed:
+		case <-l.ended:
+		case <-ctx.Done():
+			err = fmt.Errorf("lookuploop: not registered: %s: %w", l.missing(), ctx.Err())
+		}
+		r.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// isRegistered tells whether the wait for n lookupds to acknowledge target is
+// over, and with what. It is called with the registry's mu held.
+func (l *Loop) isRegistered(target uint64, n int) (bool, error) {
+	peers := l.lookupPeers()
+	if n <= 0 {
+		n = len(peers)
+	}
+	registered, refusing := 0, 0
+	var errs []error
+	for _, p := range peers {
+		switch refusals := p.cursor.refusals(target); {
+		case len(refusals) > 0:
+			refusing++
+			for _, err := range refusals {
+				errs = append(errs, err)
+			}
+		case p.cursor.connected && p.cursor.acked >= target:
+			registered++
+		}
+	}
+	switch {
+	case registered >= n:
+		return true, nil
+	case len(peers) >= n && len(peers)-refusing < n:
+		return true, errors.Join(errs...)
+	}
+	return false, nil
+}
+
+// missing says of each lookupd that doesn't know everything why it doesn't.
+func (l *Loop) missing() string {
+	var texts []string
+	for _, s := range l.Status().Lookupds {
+		switch {
+		case len(s.Refused) > 0:
+			texts = append(texts, fmt.Sprintf("%s refused %d names", s.Address, len(s.Refused)))
+		case s.State == Connected && s.Pending > 0:
+			texts = append(texts, fmt.Sprintf("%s has %d changes to acknowledge", s.Address, s.Pending))
+		case s.State != Connected && s.LastError == nil && s.ResolveError != nil:
+			texts = append(texts, fmt.Sprintf("%s is %v (%v)", s.Address, s.State, s.ResolveError))
+		case s.State != Connected && s.LastError != nil:
+			texts = append(texts, fmt.Sprintf("%s is %v (%v)", s.Address, s.State, s.LastError))
+		case s.State != Connected:
+			texts = append(texts, fmt.Sprintf("%s is %v", s.Address, s.State))
+		}
+	}
+	if len(texts) == 0 {
+		return "too few lookupd addresses"
+	}
+	return strings.Join(texts, ", ")
+}
