@@ -44,8 +44,21 @@
 // # Networks in memory
 //
 // A [Network] has servers that are reached without sockets, with latency, partitions and
-// small buffers as wanted, and in virtual time in a bubble of testing/synctest. (Real TCP
-// doesn't work there: a goroutine that waits for the system is never seen as idle.)
+// small buffers as wanted, and in virtual time in a bubble of testing/synctest:
+//
+//	synctest.Test(t, func(t *testing.T) {
+//		network := lookupdtest.NewNetwork()
+//		network.SetLatency(20 * time.Millisecond)
+//		lookupd := network.NewServer("lookupd.test:4160")
+//		defer lookupd.Close()
+//		startBroker("lookupd.test:4160", network.Dial)
+//		heal := network.Partition("lookupd.test")
+//		time.Sleep(time.Hour) // takes no time
+//		heal()
+//	})
+//
+// Real TCP doesn't work there: a goroutine that waits for the system never counts as
+// idle. Neither does one that waits for a sync.Mutex, so nothing here sleeps under one.
 //
 // # Concurrency
 //

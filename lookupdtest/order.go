@@ -12,7 +12,7 @@ import (
 // [Server.Do]. Orders are made by functions like [Hang] and [CutSent], and
 // narrowed by [Once], [Times], [After] and [On]:
 //
-//	server.Do(Once(After(2, Hang())))       // the third command from now on is never answered
+//	server.Do(Once(After(2, Hang())))        // the third command from now on is never answered
 //	server.Do(On("REGISTER orders", Drop())) // whoever registers the topic orders loses the connection
 //
 // An Order is a value: it can be kept and given to many servers.
@@ -43,7 +43,7 @@ type exchange struct {
 	done   <-chan struct{} // closed when nobody is interested any more
 	order  *standing       // the one that is asked or acts
 	cmd    Command         // observing and answering
-	data   []byte          // receiving and sending: the bytes; accepted and answering: what goes out, with its length
+	data   []byte          // receiving and sending: the bytes; answering: what goes out, with its length
 	passed int64           // receiving and sending: the connection's bytes before data
 	end    ending          // what becomes of the connection when data has gone out
 }
@@ -90,8 +90,9 @@ func (o *standing) claim() (acts, last bool) {
 // and one that doesn't let a command through keeps it from those given later.
 //
 // lift also ends what the order makes connections wait for: commands that it held
-// back are then carried out and answered. Stop and Start leave orders
-// standing. Orders concern the TCP port; for HTTP there is Server.WrapHTTP.
+// back are then carried out and answered. (Those of a connection that ended before are
+// not.) Stop and Start leave orders standing. Orders concern the TCP port; for HTTP
+// there is Server.WrapHTTP.
 //
 // Do may be called at any time, by several goroutines, and by [Observe]'s function.
 func (s *Server) Do(order Order) (lift func()) {
@@ -174,7 +175,8 @@ func Times(n int, o Order) Order {
 }
 
 // After lets n occasions pass before an order is followed: After(2, Hang()) acts on
-// the third command that the server gets, on whatever connection.
+// the third command that the server gets, on whatever connection. What counts is as
+// for [Times].
 func After(n int, o Order) Order {
 	o.after = n
 	return o

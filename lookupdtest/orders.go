@@ -1,6 +1,7 @@
 package lookupdtest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
 	"time"
@@ -45,7 +46,8 @@ func Hangup() Order {
 
 // Hang makes the server accept and read, but not carry out and not answer, as a
 // process that is stuck. What it was sent meanwhile is carried out and answered when
-// the order is lifted. A hung connection that the client closes is forgotten.
+// the order is lifted; until then [Observe] sees none of it but the command that each
+// connection hung at. A hung connection that the client closes is forgotten.
 func Hang() Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		if x.readOn() {
@@ -147,6 +149,7 @@ func Reply(body string) Order { return Raw(frame(nil, body)) }
 // Raw answers with bytes that are sent as they are, without a length before them,
 // instead of carrying a command out. The connection goes on.
 func Raw(data []byte) Order {
+	data = bytes.Clone(data)
 	return Order{at: answering, act: func(x *exchange, next func()) { x.data = append(x.data, data...) }}
 }
 

@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -72,6 +73,25 @@ func TestServerListensWhereItIsTold(t *testing.T) {
 		require.Panics(t, s.Start)
 		s.Close()
 	}
+}
+
+func TestDefaults(t *testing.T) {
+	hostname, err := os.Hostname()
+	require.NoError(t, err)
+	s := NewServer()
+	defer s.Close()
+	require.Equal(t, "127.0.0.1", s.BroadcastAddress)
+	require.Equal(t, hostname, s.Hostname)
+	require.Equal(t, "1.3.0", s.Version)
+	require.Equal(t, 300*time.Second, s.InactiveProducerTimeout)
+	require.Equal(t, 45*time.Second, s.TombstoneLifetime)
+
+	s = NewNetwork().NewServer("lookupd.test:4160")
+	defer s.Close()
+	require.Equal(t, "lookupd.test:4160", s.TCPAddress)
+	require.Equal(t, "lookupd.test:4161", s.HTTPAddress)
+	require.Equal(t, "lookupd.test", s.BroadcastAddress)
+	require.Equal(t, "lookupd.test", s.Hostname)
 }
 
 func TestCloseNeverStarted(t *testing.T) {
