@@ -13,9 +13,9 @@ import (
 )
 
 // client is one connection. Two goroutines serve it: serveClient reads
-// commands and executes them, write sends everything that is sent. Whoever of
-// the two ends first closes the connection, which ends the other; serveClient waits for
-// write.
+// commands and executes them, write sends everything that is sent. Whichever
+// ends first ends the other, by closing the connection or the channel read;
+// serveClient waits for write.
 type client struct {
 	broker *Broker
 	conn   net.Conn
@@ -66,11 +66,11 @@ func (b *Broker) serveClient(conn net.Conn) {
 	}
 	close(c.read)
 	writer.Wait()
-	if refused {
-		linger(conn)
-	}
 	if c.subscription != nil {
 		err = errors.Join(err, b.unsubscribe(c.subscription))
+	}
+	if refused {
+		linger(conn)
 	}
 	b.opts.Logger.Debug("client left", "client", conn.RemoteAddr(), "error", err)
 }
