@@ -121,7 +121,9 @@ func (l *Loop) load() (Metadata, error) {
 	l.reg.mu.Unlock()
 	l.file = file
 	l.writer = newMetadataWriter(file, l.persistent, l.reg.persistentVersion, l.opts.Logger)
-	l.writer.loaded(onDisk)
+	if file.fs.syncDir(file.dir) == nil { // who wrote the file may have failed to; otherwise it is written again
+		l.writer.loaded(onDisk)
+	}
 	return m, nil
 }
 
