@@ -209,10 +209,11 @@ func (w *simWorld) checkWrites() {
 	}
 }
 
-// isLeaving tells whether a write may be a farewell.
+// isLeaving tells whether a write may be a farewell: it begins when the write
+// before it has ended, and both may take leaveTimeout.
 func (w *simWorld) isLeaving(write simWrite) bool {
 	return slices.ContainsFunc(w.left[write.conn.address], func(left time.Time) bool {
-		return !write.at.Before(left) && write.at.Sub(left) <= leaveTimeout
+		return !write.at.Before(left) && write.at.Sub(left) <= 2*leaveTimeout
 	})
 }
 

@@ -138,7 +138,6 @@ func (w *simWorld) start() {
 		w.failf("loaded %q, which is neither what was confirmed nor any later state: %q", text, w.model.persisted)
 	}
 	w.model.become(brokerOf(m))
-	w.model.confirm(w.model.current())
 	w.model.mu.Unlock()
 
 	ctx, cancel := context.WithCancel(context.Background())
@@ -324,6 +323,9 @@ func (w *simWorld) crash(n uint64) {
 	slices.SortFunc(outcomes, func(a, b *memoryDisk) int { return strings.Compare(a.content(), b.content()) })
 	w.disk = outcomes[n%uint64(len(outcomes))]
 	w.start()
+	w.model.mu.Lock()
+	defer w.model.mu.Unlock()
+	w.model.confirm(w.model.current())
 }
 
 // content is all that is on a disk.
