@@ -3,6 +3,8 @@ package lookuploop
 import (
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"strconv"
 	"time"
 )
 
@@ -61,7 +63,8 @@ func (p *lookupPeer) transition(event peerEvent, after peerState) {
 	}
 	p.state.Store(&after)
 	if event == identified {
-		p.opts.Logger.Info("lookupd connected", "address", p.address, "version", after.info.Version, "broadcast address", after.info.BroadcastAddress)
+		p.opts.Logger.Info("lookupd connected", "address", p.address, "version", after.info.Version,
+			"announced as", net.JoinHostPort(p.opts.BroadcastAddress, strconv.Itoa(p.opts.BroadcastTCPPort)))
 	}
 	if p.opts.OnStateChange != nil {
 		p.opts.OnStateChange(p.status())

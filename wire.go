@@ -268,6 +268,8 @@ func readResponse(r *bufio.Reader, limit int) ([]byte, error) {
 	}
 	size := int32(binary.BigEndian.Uint32(header))
 	switch {
+	case string(header) == "HTTP":
+		return nil, fmt.Errorf("%w: an HTTP server answered: name nsqlookupd's TCP port (4160), not its HTTP port (4161)", ErrResponseTooLarge)
 	case size < 0:
 		return nil, fmt.Errorf("%w: %d", errNegativeLength, size)
 	case int(size) > limit:
