@@ -1,0 +1,90 @@
+// Package statuspage shows over HTTP what a Loop knows of its nsqlookupds and
+// of nsqd.dat: as a page for people, and as JSON for programs.
+//
+//	mux.Handle("/debug/lookuploop", statuspage.Handler(loop))
+//
+// It shows addresses, names and error texts to whoever may ask, so mount it
+// where the broker's other debugging pages are.
+//
+// # Requests
+//
+// GET and HEAD are answered, on any path. The answer is JSON, unless the
+// request's Accept names text/html and doesn't prefer application/json, as
+// browsers do. Nothing may be cached, and a new snapshot is taken each time.
+//
+// ?topic=orders asks why consumers don't find the broker by that topic. The
+// answer says whether the broker has the topic and with which channels, and
+// for each nsqlookupd whether it lists the topic; refused names are those of
+// the topic only. For this all that the broker has is copied, which takes some
+// 10 ms for each 100,000 channels.
+//
+// The page loads itself again every 5 s, until ?refresh=off. It needs neither
+// scripts nor other files.
+//
+// # JSON
+//
+// Fields may be added; those that are there keep name and meaning. All are
+// always present, but for the two that answer to ?topic=. Times are RFC 3339
+// in UTC, durations are in seconds, errors are texts, and null stands for what
+// has not happened, or is over. Texts of nsqlookupds are cut after 1024 characters.
+//
+//	{
+//	  "time": "2000-01-01T00:00:05Z",              when the snapshot was taken
+//	  "totals": {
+//	    "topics": 1,                               that the broker has
+//	    "channels": 2,
+//	    "lookupds": 1,
+//	    "connected": 1,
+//	    "complete": 0                              connected, nothing pending, nothing refused
+//	  },
+//	  "topic": {                                   with ?topic= only
+//	    "name": "orders",
+//	    "known": true,                             the broker has it
+//	    "paused": false,
+//	    "channels": [{"name": "mail", "paused": false}, {"name": "ship", "paused": false}]
+//	  },
+//	  "lookupds": [{                               in the order of the configured addresses
+//	    "address": "10.0.0.7:4160",
+//	    "names": ["lookupd.example.com:4160"],     the configured addresses that led there
+//	    "state": "connected",                      or "connecting", "disconnected"
+//	    "since": "2000-01-01T00:00:00Z",           when it entered the state
+//	    "complete": false,
+//	    "topic_state": "registered",               with ?topic= only, of a topic that is known; see below
+//	    "pending": 0,                              changes it has not acknowledged
+//	    "refused": [{                              names that it refused, oldest first
+//	      "topic": "orders",
+//	      "channel": "ship",                       empty when the topic itself is refused
+//	      "command": "REGISTER",
+//	      "code": "E_BAD_CHANNEL",
+//	      "message": "REGISTER channel name 'ship' is not valid"
+//	    }],
+//	    "last_error": null,                        why the last connection failed or ended
+//	    "resolve_error": null,                     why its name could not be looked up again
+//	    "next_attempt": null,                      when it will be connected to, not before
+//	    "last_heartbeat": "2000-01-01T00:00:00Z",  when it last answered a PING or IDENTIFY
+//	    "round_trip_seconds": 0.0012,              how long that took
+//	    "connects": 1,                             connections that came as far as connected
+//	    "failures": 0,                             connections and attempts that failed
+//	    "commands": 4,                             commands sent
+//	    "peer": {                                  what it says of itself
+//	      "tcp_port": 4160,
+//	      "http_port": 4161,
+//	      "version": "1.3.0",
+//	      "hostname": "a",
+//	      "broadcast_address": "lookupd.example.com"
+//	    }
+//	  }],
+//	  "metadata": {                                null without a DataPath
+//	    "path": "/var/lib/broker/nsqd.dat",
+//	    "dirty": false,                            something isn't on disk yet
+//	    "last_write": "2000-01-01T00:00:00Z",      that succeeded
+//	    "last_error": null,                        of the last write
+//	    "writes": 1,                               that succeeded
+//	    "failures": 0
+//	  }
+//	}
+//
+// topic_state is "refused" (the topic itself), "not connected", "pending" (it
+// has not acknowledged all changes, so it may or may not list the topic yet)
+// or "registered".
+package statuspage

@@ -1,0 +1,92 @@
+package statuspage
+
+import (
+	"bytes"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lookuploop/lookuploop"
+)
+
+// Loop is what is shown: a *lookuploop.Loop, or a stand-in in tests.
+type Loop interface {
+	Status() lookuploop.Status
+	Metadata() lookuploop.Metadata
+}
+
+// Handler returns the page of loop, to be mounted on any path. The package
+// documentation says what it answers. It serves any number of requests at the
+// same time, before, during and after the Loop's Run.
+func Handler(loop Loop) http.Handler { return handler{loop} }
+
+type handler struct{ loop Loop }
+
+func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	header.Set("Content-Security-Policy", contentSecurityPolicy)
+	header.Set("Referrer-Policy", "no-referrer")
+	header.Set("X-Content-Type-Options", "nosniff")
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		header.Set("Allow", "GET, HEAD")
+		http.Error(w, "GET or HEAD only", http.StatusMethodNotAllowed)
+		return
+	}
+
+	query := r.URL.Query()
+	snapshot := h.report(query.Get("topic"))
+	var body bytes.Buffer
+	var err error
+	header.Set("Vary", "Accept")
+	if wantsHTML(r.Header.Values("Accept")) {
+		header.Set("Content-Type", "text/html; charset=utf-8")
+		err = render(&body, snapshot, query.Get("refresh") != "off")
+	} else {
+		header.Set("Content-Type", "application/json")
+		encoder := json.NewEncoder(&body)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(snapshot)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	header.Set("Content-Length", strconv.Itoa(body.Len()))
+	w.Write(body.Bytes())
+}
+
+// report takes a snapshot. What the broker has comes first: a lookupd that has
+// nothing pending afterwards knows it.
+func (h handler) report(topic string) report {
+	var about *topicReport
+	if topic != "" {
+		about = newTopicReport(topic, h.loop.Metadata())
+	}
+	return newReport(time.Now(), h.loop.Status(), about)
+}
+
+// wantsHTML tells whether Accept names text/html and doesn't prefer application/json.
+func wantsHTML(accept []string) bool {
+	var html, json float64
+	for mediaRange := range strings.SplitSeq(strings.Join(accept, ","), ",") {
+		name, params, err := mime.ParseMediaType(mediaRange)
+		if err != nil {
+			continue
+		}
+		quality := 1.0
+		if q, ok := params["q"]; ok {
+			quality, _ = strconv.ParseFloat(q, 64) // nonsense is 0
+		}
+		switch name {
+		case "text/html":
+			html = quality
+		case "application/json":
+			json = quality
+		}
+	}
+	return html > json
+}
