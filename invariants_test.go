@@ -2,12 +2,17 @@ package lookuploop
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
 // TestFarewellBeforeAnythingWasSent is about a lookupd that is left as soon as
@@ -74,6 +79,112 @@ func TestPersistMetadataAfterAWriteThatWasNotSynced(t *testing.T) {
 					require.NoError(t, err)
 					require.Equal(t, []TopicMetadata{{Name: "orders", Channels: []ChannelMetadata{}}}, m.Topics)
 				}
+			})
+		})
+	}
+}
+
+// TestFlappingNameCostsFewCommands lets one topic come and go 50,000 times.
+func TestFlappingNameCostsFewCommands(t *testing.T) {
+	for name, tt := range map[string]struct {
+		trouble func(*scene) (end func())
+		atMost  int
+	}{
+		"not connected yet": {func(s *scene) func() { return s.network.Partition() }, 1},
+		"answers are under way": {func(s *scene) func() {
+			s.network.SetLatency(100 * time.Millisecond)
+			return func() {}
+		}, firstWindow + 1},
+		"answers don't come": {func(s *scene) func() { return s.lookupds[0].Do(lookupdtest.Hang()) }, firstWindow + 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 1)
+				heard := listen(s.lookupds[0])
+				var end func()
+				if tt.atMost == 1 {
+					end = tt.trouble(s)
+					s.run()
+				} else {
+					s.run()
+					s.registered()
+					end = tt.trouble(s)
+				}
+				for range 50_000 {
+					s.notify(TopicCreated("orders"))
+					s.notify(TopicDeleted("orders"))
+				}
+				s.notify(TopicCreated("orders"))
+				synctest.Wait()
+				end()
+				s.registered()
+				synctest.Wait()
+				commands := slices.DeleteFunc(heard(), func(c string) bool { return !strings.HasSuffix(c, " orders") })
+				require.LessOrEqual(t, len(commands), tt.atMost)
+				require.Equal(t, []string{"orders"}, announced(s.lookupds[0]))
+			})
+		})
+	}
+}
+
+// TestWritesAreSmall is about the size of what is encoded under the registry's lock.
+func TestWritesAreSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wire := newSimWire()
+		s := newScene(t, 1, func(o *Options) { o.Dial = wire.watch(o.Dial) })
+		require.NoError(t, s.loop.SetMetadata(manyChannels(100, 100)))
+		s.run()
+		s.registered()
+		total := 0
+		for _, write := range wire.writes {
+			require.LessOrEqual(t, len(write.lines), chunkSize+1)
+			total += len(write.lines)
+		}
+		require.Equal(t, 100*100, total, "each topic goes with a channel of its own")
+	})
+}
+
+// manyChannels has so many topics with so many channels each.
+func manyChannels(topics, channels int) (m Metadata) {
+	for i := range topics {
+		topic := TopicMetadata{Name: fmt.Sprintf("topic%d", i)}
+		for j := range channels {
+			topic.Channels = append(topic.Channels, ChannelMetadata{Name: fmt.Sprintf("channel%d", j)})
+		}
+		m.Topics = append(m.Topics, topic)
+	}
+	return m
+}
+
+// TestHeartbeatsDuringALongSync is about nsqlookupd hiding a producer that
+// sends no PING, even while it sends a hundred thousand REGISTERs.
+func TestHeartbeatsDuringALongSync(t *testing.T) {
+	for _, bandwidth := range []int{20_000, 100_000, 1_000_000} {
+		t.Run(fmt.Sprint(bandwidth, " bytes per second"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = 5 * time.Second })
+				s.network.SetBandwidth(bandwidth)
+				s.network.SetLatency(20 * time.Millisecond)
+				require.NoError(t, s.loop.SetMetadata(manyChannels(1000, 99)))
+				var beats []time.Time
+				for _, command := range []string{"IDENTIFY", "PING"} {
+					s.lookupds[0].Do(lookupdtest.On(command, lookupdtest.Observe(func(lookupdtest.Command) {
+						beats = append(beats, time.Now())
+					})))
+				}
+				began := time.Now()
+				s.run()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				require.NoError(t, s.loop.WaitRegistered(ctx, 0))
+				t.Logf("in sync after %v", time.Since(began))
+				require.NoError(t, s.end())
+
+				require.GreaterOrEqual(t, len(beats), int(time.Since(began)/(6*time.Second)))
+				for i := 1; i < len(beats); i++ {
+					require.LessOrEqual(t, beats[i].Sub(beats[i-1]), 6*time.Second, "heartbeat %d", i)
+				}
+				require.EqualValues(t, 1, s.loop.Status().Lookupds[0].Connects)
 			})
 		})
 	}

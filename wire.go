@@ -19,11 +19,13 @@ import (
 const (
 	readBufferSize = 4096
 
-	// The window of commands in flight grows from the first size with each
-	// answer up to the second, which at 50 ms a round trip allows 160,000
-	// commands a second.
+	// The window of commands in flight begins with the first size. It grows
+	// with each answer, up to the second, which at 50 ms a round trip allows
+	// 160,000 commands a second, and shrinks with each late one, down to the
+	// third: on a slow line a PING would wait for all that is before it.
 	firstWindow = 512
 	maxWindow   = 8192
+	minWindow   = 32
 )
 
 // connection is one TCP connection to one lookupd: it frames, pipelines and
@@ -39,6 +41,7 @@ type connection struct {
 	timeout time.Duration // for each answer
 	limit   int           // of an answer, in bytes
 	started time.Time
+	late    time.Duration // answers that take longer are late; settled by identify
 
 	mu       sync.Mutex // guards the read deadline too: it belongs to the oldest in flight
 	inFlight queue
@@ -58,6 +61,7 @@ func newConnection(address string, conn net.Conn, timeout time.Duration, limit i
 		timeout:  timeout,
 		limit:    limit,
 		started:  time.Now(),
+		late:     timeout / 4,
 		window:   firstWindow,
 		answered: make(chan struct{}, 1),
 		done:     make(chan struct{}),
@@ -96,6 +100,7 @@ func (c *connection) identify(body map[string]any) (PeerInfo, error) {
 		return PeerInfo{}, c.explain(identify, errors.Join(writeErr, err))
 	}
 	c.conn.SetDeadline(time.Time{})
+	c.late += time.Since(c.started) // what a round trip takes isn't anybody's fault
 
 	var info PeerInfo
 	switch {
@@ -128,16 +133,20 @@ func (c *connection) send(b *batch) error {
 	return err
 }
 
-// room is how many commands may be sent now. There is none while an answer is
-// late, so that on a slow line what is urgent doesn't wait behind a long queue.
+// room is how many commands may be sent now: none while an answer is late.
 func (c *connection) room() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.inFlight.len()
-	if n > 0 && time.Since(c.started)-c.inFlight.first().sentAt > c.timeout/4 {
+	if n > 0 && c.isLate(c.inFlight.first()) {
 		return 0
 	}
 	return c.window - n
+}
+
+// isLate tells whether an answer to cmd would be late now. It is called with mu held.
+func (c *connection) isLate(cmd command) bool {
+	return time.Since(c.started)-cmd.sentAt > c.late
 }
 
 func (c *connection) numInFlight() int {
@@ -187,7 +196,11 @@ func (c *connection) readAnswer(got *answers) error {
 		cmd = c.inFlight.first()
 		if err == nil {
 			c.inFlight.pop()
-			c.window = min(c.window+1, maxWindow)
+			if c.isLate(cmd) {
+				c.window = max(c.window-1, minWindow)
+			} else {
+				c.window = min(c.window+1, maxWindow)
+			}
 		}
 	}
 	c.mu.Unlock()
