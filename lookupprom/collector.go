@@ -1,0 +1,123 @@
+package lookupprom
+
+import (
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/lookuploop/lookuploop"
+)
+
+// Loop is what is measured: a *lookuploop.Loop, or a stand-in in tests.
+type Loop interface {
+	Status() lookuploop.Status
+}
+
+// NewCollector returns a collector of the metrics of loop, which the package
+// documentation lists. Each scrape takes one snapshot, before, during or after
+// the Loop's Run; several scrapes may do so at the same time.
+//
+// Several Loops in one process are told apart by a label, which all of them
+// must have:
+//
+//	prometheus.WrapRegistererWith(prometheus.Labels{"broker": "a"}, registry).MustRegister(lookupprom.NewCollector(loop))
+func NewCollector(loop Loop) prometheus.Collector { return collector{loop} }
+
+type collector struct{ loop Loop }
+
+// metric is one of the documented names.
+type metric struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func gauge(name, help string, labels ...string) metric {
+	return metric{prometheus.NewDesc(name, help, labels, nil), prometheus.GaugeValue}
+}
+
+func counter(name, help string, labels ...string) metric {
+	return metric{prometheus.NewDesc(name, help, labels, nil), prometheus.CounterValue}
+}
+
+var (
+	topics   = gauge("lookuploop_topics", "Topics that the broker has.")
+	channels = gauge("lookuploop_channels", "Channels that the broker has, in all topics together.")
+
+	state         = gauge("lookuploop_lookupd_state", "1 for the state that the connection to the nsqlookupd is in, 0 for the others.", "lookupd", "state")
+	stateSince    = gauge("lookuploop_lookupd_state_since_timestamp_seconds", "When the connection to the nsqlookupd entered its state.", "lookupd")
+	pending       = gauge("lookuploop_lookupd_pending_changes", "Changes that the nsqlookupd has not acknowledged; all topics and channels while it is not connected.", "lookupd")
+	refused       = gauge("lookuploop_lookupd_refused_names", "Topics and channels that the nsqlookupd refuses.", "lookupd")
+	lastHeartbeat = gauge("lookuploop_lookupd_last_heartbeat_timestamp_seconds", "When the nsqlookupd last answered a PING or IDENTIFY; 0 means never.", "lookupd")
+	roundTrip     = gauge("lookuploop_lookupd_round_trip_seconds", "How long the last answer to a PING or IDENTIFY took.", "lookupd")
+	connects      = counter("lookuploop_lookupd_connects_total", "Connections to the nsqlookupd that came as far as connected.", "lookupd")
+	failures      = counter("lookuploop_lookupd_failures_total", "Connections and attempts to connect to the nsqlookupd that ended with an error.", "lookupd")
+	commands      = counter("lookuploop_lookupd_commands_total", "Commands sent to the nsqlookupd, IDENTIFY and PING included.", "lookupd")
+
+	dirty         = gauge("lookuploop_metadata_dirty", "1 while something isn't in nsqd.dat yet.")
+	lastWrite     = gauge("lookuploop_metadata_last_write_timestamp_seconds", "When nsqd.dat was last written with success; 0 means not since the start.")
+	writes        = counter("lookuploop_metadata_writes_total", "Writes of nsqd.dat that succeeded.")
+	writeFailures = counter("lookuploop_metadata_write_failures_total", "Writes of nsqd.dat that failed.")
+)
+
+var all = []metric{
+	topics, channels,
+	state, stateSince, pending, refused, lastHeartbeat, roundTrip, connects, failures, commands,
+	dirty, lastWrite, writes, writeFailures,
+}
+
+var states = []lookuploop.State{lookuploop.Disconnected, lookuploop.Connecting, lookuploop.Connected}
+
+// Describe names the metrics, whether or not a scrape has each of them.
+func (collector) Describe(descs chan<- *prometheus.Desc) {
+	for _, m := range all {
+		descs <- m.desc
+	}
+}
+
+// Collect takes a snapshot.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	send := func(m metric, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(m.desc, m.kind, value, labels...)
+	}
+	status := c.loop.Status()
+	send(topics, float64(status.Topics))
+	send(channels, float64(status.Channels))
+	for _, l := range status.Lookupds {
+		lookupd := strings.ToValidUTF8(l.Address, "�") // nothing else may be in a label
+		for _, s := range states {
+			send(state, truth(l.State == s), lookupd, s.String())
+		}
+		send(stateSince, timestamp(l.Since), lookupd)
+		send(pending, float64(l.Pending), lookupd)
+		send(refused, float64(len(l.Refused)), lookupd)
+		send(lastHeartbeat, timestamp(l.LastHeartbeat), lookupd)
+		if !l.LastHeartbeat.IsZero() {
+			send(roundTrip, l.RTT.Seconds(), lookupd)
+		}
+		send(connects, float64(l.Connects), lookupd)
+		send(failures, float64(l.Failures), lookupd)
+		send(commands, float64(l.Commands), lookupd)
+	}
+	if m := status.Metadata; m.Path != "" {
+		send(dirty, truth(m.Dirty))
+		send(lastWrite, timestamp(m.LastWrite))
+		send(writes, float64(m.Writes))
+		send(writeFailures, float64(m.Failures))
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// timestamp is t as Prometheus wants it; 0 for never.
+func timestamp(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / 1e9
+}

@@ -1,0 +1,46 @@
+// Package lookupprom exports to Prometheus what a Loop knows of its
+// nsqlookupds and of nsqd.dat. It is a module of its own, so that the library
+// doesn't depend on Prometheus' client.
+//
+//	prometheus.MustRegister(lookupprom.NewCollector(loop))
+//
+// # Metrics
+//
+// Of the broker:
+//
+//	lookuploop_topics     gauge  topics that the broker has
+//	lookuploop_channels   gauge  channels that it has, in all topics together
+//
+// Of each nsqlookupd, with the label lookupd, which is LookupdStatus.Address:
+//
+//	lookuploop_lookupd_state                             gauge    1 for the state that it is in, 0 for the others; label state: disconnected, connecting or connected
+//	lookuploop_lookupd_state_since_timestamp_seconds     gauge    when it entered that state
+//	lookuploop_lookupd_pending_changes                   gauge    changes that it has not acknowledged; all topics and channels while it is not connected
+//	lookuploop_lookupd_refused_names                     gauge    topics and channels that it refuses
+//	lookuploop_lookupd_last_heartbeat_timestamp_seconds  gauge    when it last answered a PING or IDENTIFY; 0: never
+//	lookuploop_lookupd_round_trip_seconds                gauge    how long that answer took; missing before the first
+//	lookuploop_lookupd_connects_total                    counter  connections that came as far as connected
+//	lookuploop_lookupd_failures_total                    counter  connections and attempts that ended with an error
+//	lookuploop_lookupd_commands_total                    counter  commands sent, IDENTIFY and PING included
+//
+// Of nsqd.dat, if there is a DataPath:
+//
+//	lookuploop_metadata_dirty                         gauge    1 while something isn't on disk yet
+//	lookuploop_metadata_last_write_timestamp_seconds  gauge    when it was last written; 0: not since the start
+//	lookuploop_metadata_writes_total                  counter  writes that succeeded
+//	lookuploop_metadata_write_failures_total          counter  writes that failed
+//
+// What comes from the network is in values only, never in a label. An
+// nsqlookupd that is configured no more is gone from the next scrape;
+// its counters start at 0 if it comes back.
+//
+// # Alerts
+//
+// Worth waking someone, for some minutes each:
+//
+//	sum(lookuploop_lookupd_state{state="connected"}) == 0       consumers can't find the broker
+//	lookuploop_lookupd_state{state="connected"} == 0            one nsqlookupd doesn't know the broker
+//	lookuploop_lookupd_pending_changes > 0                      or doesn't know all of it
+//	lookuploop_lookupd_refused_names > 0
+//	lookuploop_metadata_dirty == 1                              a restart would lose topics
+package lookupprom
