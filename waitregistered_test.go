@@ -1,0 +1,285 @@
+package lookuploop
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+// waitLater calls WaitRegistered in a goroutine of its own, and returns
+// whether it has returned yet, and what.
+func (s *scene) waitLater(ctx context.Context, n int) (returned func() (bool, error)) {
+	result := make(chan error, 1)
+	go func() { result <- s.loop.WaitRegistered(ctx, n) }()
+	return func() (bool, error) {
+		synctest.Wait()
+		select {
+		case err := <-result:
+			return true, err
+		default:
+			return false, nil
+		}
+	}
+}
+
+func requireWaits(t *testing.T, returned func() (bool, error)) {
+	t.Helper()
+	done, err := returned()
+	require.False(t, done, "it returned %v", err)
+}
+
+func requireReturned(t *testing.T, returned func() (bool, error)) error {
+	t.Helper()
+	done, err := returned()
+	require.True(t, done, "it still waits")
+	return err
+}
+
+func TestWaitRegisteredMayPrecedeRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2)
+		s.notify(TopicCreated("orders"))
+		all, one := s.waitLater(t.Context(), 0), s.waitLater(t.Context(), 1)
+		time.Sleep(time.Hour)
+		requireWaits(t, all)
+		requireWaits(t, one)
+		s.run()
+		time.Sleep(time.Second)
+		require.NoError(t, requireReturned(t, all))
+		require.NoError(t, requireReturned(t, one))
+	})
+}
+
+func TestWaitRegisteredWithoutAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 0)
+		s.notify(TopicCreated("orders"))
+		require.NoError(t, s.loop.WaitRegistered(t.Context(), 0), "all of none")
+		require.NoError(t, s.loop.WaitRegistered(t.Context(), -1))
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := s.loop.WaitRegistered(ctx, 1)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.EqualError(t, err, "lookuploop: not registered: too few lookupd addresses: context deadline exceeded")
+	})
+}
+
+func TestWaitRegisteredForMoreThanThereAreWaitsForThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.run()
+		s.notify(TopicCreated("orders"))
+		s.registered()
+		two := s.waitLater(t.Context(), 2)
+		time.Sleep(time.Hour)
+		requireWaits(t, two)
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{"lookupd1.test:4160", s.start(2).TCPAddress}))
+		time.Sleep(time.Millisecond)
+		require.NoError(t, requireReturned(t, two))
+		require.Equal(t, []string{"orders"}, announced(s.lookupds[1]))
+	})
+}
+
+// An address that goes takes the wait for it along.
+func TestWaitRegisteredForAllFollowsTheAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2)
+		s.lookupds[1].Stop()
+		s.run()
+		all := s.waitLater(t.Context(), 0)
+		time.Sleep(time.Minute)
+		requireWaits(t, all)
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{s.lookupds[0].TCPAddress}))
+		require.NoError(t, requireReturned(t, all))
+	})
+}
+
+// It waits for what was accepted before the call, and not for what came later.
+func TestWaitRegisteredIsAboutWhatWasAcceptedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.run()
+		s.registered()
+		s.network.SetLatency(100 * time.Millisecond)
+		s.notify(TopicCreated("before"))
+		wait := s.waitLater(t.Context(), 0)
+		requireWaits(t, wait)
+		time.Sleep(199 * time.Millisecond)
+		s.lookupds[0].Do(lookupdtest.Hang())
+		s.notify(TopicCreated("later"))
+		requireWaits(t, wait)
+		time.Sleep(time.Millisecond)
+		require.NoError(t, requireReturned(t, wait))
+		require.Equal(t, []string{"before"}, announced(s.lookupds[0]))
+
+		later := s.waitLater(t.Context(), 0)
+		time.Sleep(time.Minute)
+		requireWaits(t, later)
+	})
+}
+
+// A deletion has to be acknowledged, too.
+func TestWaitRegisteredWaitsForDeletions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"))
+		s.run()
+		s.registered()
+		lift := s.lookupds[0].Do(lookupdtest.Delay(300 * time.Millisecond))
+		s.notify(TopicDeleted("orders"))
+		started := time.Now()
+		s.registered()
+		lift()
+		require.Equal(t, 600*time.Millisecond, time.Since(started), "UNREGISTER of the channel and of the topic")
+		require.Empty(t, announced(s.lookupds[0]))
+	})
+}
+
+// A lookupd that lost its connection knows nothing, whatever it acknowledged.
+func TestWaitRegisteredCountsConnectedLookupdsOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2)
+		s.notify(TopicCreated("orders"))
+		s.run()
+		s.registered()
+		lift := s.lookupds[1].Do(lookupdtest.Refuse())
+		s.lookupds[1].CloseConnections()
+		synctest.Wait()
+		wait, one := s.waitLater(t.Context(), 2), s.waitLater(t.Context(), 1)
+		requireWaits(t, wait)
+		require.NoError(t, requireReturned(t, one))
+		lift()
+		time.Sleep(time.Second)
+		require.NoError(t, requireReturned(t, wait))
+	})
+}
+
+func TestWaitRegisteredReturnsRefusalsWhenItCannotDoWithoutThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 3)
+		for i, refused := range []string{"orders", "orders mail"} {
+			s.lookupds[i].Do(lookupdtest.On("REGISTER "+refused, lookupdtest.Reject([]string{"E_BAD_TOPIC no", "E_BAD_CHANNEL no"}[i])))
+		}
+		s.notify(TopicCreated("good"), TopicCreated("orders"), ChannelCreated("orders", "mail"))
+		s.run()
+		one, two := s.waitLater(t.Context(), 1), s.waitLater(t.Context(), 2)
+		all, four := s.waitLater(t.Context(), 0), s.waitLater(t.Context(), 4)
+		time.Sleep(14 * time.Second) // before refused names are tried again
+		require.NoError(t, requireReturned(t, one), "there is one that refused nothing")
+		requireWaits(t, four)
+		refusals := []error{
+			&ResponseError{Address: "lookupd1.test:4160", Command: "REGISTER", Topic: "orders", Channel: "mail", Code: "E_BAD_TOPIC", Message: "no"},
+			&ResponseError{Address: "lookupd2.test:4160", Command: "REGISTER", Topic: "orders", Channel: "mail", Code: "E_BAD_CHANNEL", Message: "no"},
+		}
+		require.Equal(t, refusals, faults(requireReturned(t, two)), "with one refusal there were two left")
+		require.Subset(t, refusals, faults(requireReturned(t, all)), "one was enough")
+		require.Equal(t, []string{"good"}, announced(s.lookupds[0]))
+		require.Equal(t, []string{"good", "orders"}, announced(s.lookupds[1]))
+		require.Equal(t, []string{"good", "orders", "orders mail"}, announced(s.lookupds[2]))
+
+		// Once the broker gives the name up, there is nothing refused any more.
+		s.notify(TopicDeleted("orders"))
+		s.registered()
+	})
+}
+
+func TestWaitRegisteredSaysWhichLookupdsAreMissingAndWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 5)
+		s.lookupds[1].Stop()
+		s.lookupds[2].Do(lookupdtest.Hang())
+		s.lookupds[3].Do(lookupdtest.On("REGISTER b", lookupdtest.Reject("E_BAD_TOPIC no")))
+		s.lookupds[4].Do(lookupdtest.On("REGISTER", lookupdtest.Delay(700*time.Millisecond)))
+		for _, topic := range []string{"a", "b", "c"} {
+			s.notify(TopicCreated(topic))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer cancel()
+		s.run()
+		started := time.Now()
+		err := s.loop.WaitRegistered(ctx, 6)
+		require.Equal(t, 1500*time.Millisecond, time.Since(started))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Regexp(t, `^lookuploop: not registered: `+
+			`lookupd2.test:4160 is \w+ \(lookuploop: lookupd2.test:4160: dial: .*connection refused\), `+
+			`lookupd3.test:4160 is \w+ \(lookuploop: lookupd3.test:4160: IDENTIFY: no answer within 1s: .*\), `+
+			`lookupd4.test:4160 refused 1 names, `+
+			`lookupd5.test:4160 has 1 changes to acknowledge: context deadline exceeded$`, err.Error())
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		err := s.loop.WaitRegistered(ctx, 0)
+		require.ErrorIs(t, err, context.Canceled)
+		require.EqualError(t, err, "lookuploop: not registered: lookupd1.test:4160 is disconnected: context canceled")
+	})
+}
+
+func TestWaitsEndWithRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.lookupds[0].Do(lookupdtest.Hang())
+		s.notify(TopicCreated("orders"))
+		before := s.waitLater(t.Context(), 1)
+		s.run()
+		during := s.waitLater(t.Context(), 2)
+		requireWaits(t, before)
+		requireWaits(t, during)
+		go s.end()
+		require.ErrorIs(t, requireReturned(t, before), ErrClosed)
+		require.ErrorIs(t, requireReturned(t, during), ErrClosed)
+		require.NoError(t, s.end())
+		require.ErrorIs(t, s.loop.WaitRegistered(t.Context(), 0), ErrClosed)
+		require.ErrorIs(t, s.loop.WaitRegistered(t.Context(), 1), ErrClosed)
+	})
+}
+
+// PersistMetadata may precede Run, and is answered when Run ends: by then
+// everything is on disk.
+func TestPersistMetadataBeforeDuringAndAfterRun(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 0, func(o *Options) { o.DataPath = dir })
+		_, err := s.loop.LoadMetadata()
+		require.NoError(t, err)
+		require.NoError(t, s.loop.PersistMetadata(t.Context()), "there is nothing to write")
+
+		s.notify(TopicCreated("orders"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err = s.loop.PersistMetadata(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "waiting for Run")
+
+		result := make(chan error, 1)
+		go func() { result <- s.loop.PersistMetadata(t.Context()) }()
+		synctest.Wait()
+		s.run()
+		require.NoError(t, <-result)
+		for i := range 3 {
+			s.notify(TopicCreated(fmt.Sprint("topic", i)))
+		}
+		require.NoError(t, s.end())
+		require.ErrorIs(t, s.loop.PersistMetadata(t.Context()), ErrClosed)
+
+		again := newScene(t, 0, func(o *Options) { o.DataPath = dir })
+		m, err := again.loop.LoadMetadata()
+		require.NoError(t, err)
+		require.Len(t, m.Topics, 4)
+		again.run()
+	})
+}
+
+func TestPersistMetadataWithoutADataPathHasNothingToWaitFor(t *testing.T) {
+	loop := newLoop(t)
+	require.NoError(t, loop.Notify(TopicCreated("orders")))
+	require.NoError(t, loop.PersistMetadata(t.Context()))
+}
