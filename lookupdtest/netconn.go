@@ -1,6 +1,7 @@
 package lookupdtest
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -29,7 +30,7 @@ func (c *endpointConn) Write(p []byte) (int, error) {
 }
 
 func (c *endpointConn) wrap(op string, err error) error {
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
 	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}

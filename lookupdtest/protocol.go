@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -60,7 +61,7 @@ func parseCommand(line []byte) Command {
 // first IDENTIFY of a connection has one as far as nsqlookupd is concerned.
 func readCommand(r *bufio.Reader, identified bool) (Command, error) {
 	line, err := r.ReadSlice('\n')
-	if err == bufio.ErrBufferFull {
+	if errors.Is(err, bufio.ErrBufferFull) {
 		return Command{refusal: "E_INVALID command too long"}, nil
 	}
 	if err != nil {
@@ -93,7 +94,7 @@ func readBody(r *bufio.Reader) (body []byte, refusal string, err error) {
 
 // onlyEnded returns the error of a connection that an order ended, which is answered nothing.
 func onlyEnded(err error) error {
-	if err == errEnded {
+	if errors.Is(err, errEnded) {
 		return err
 	}
 	return nil
