@@ -116,8 +116,8 @@ func (p *lookupPeer) serve(c *connection, info PeerInfo) error {
 	p.heartbeatDue.Store(false)
 	p.resyncAt = time.Now().Add(p.opts.ResyncInterval)
 	p.connects.Inc()
-	p.reg.attach(&p.cursor)
 	p.transition(identified, peerState{info: info})
+	p.reg.attach(&p.cursor) // after the transition: who waited for it finds a Connected lookupd
 
 	go c.readAnswers(p.handle)
 	defer context.AfterFunc(p.stopping, func() { // or a write that is stuck would delay the farewell
@@ -129,7 +129,7 @@ func (p *lookupPeer) serve(c *connection, info PeerInfo) error {
 
 	acked, unanswered := p.reg.release(&p.cursor)
 	p.caution = caution{}
-	if err == c.err && c.severed && unanswered > 0 {
+	if errors.Is(err, c.err) && c.severed && unanswered > 0 {
 		p.caution = newCaution(acked, unanswered)
 	}
 	return err

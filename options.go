@@ -41,8 +41,9 @@ type Options struct {
 	// 65535, as nsqlookupd refuses 0. A broker without HTTP names its TCP port.
 	BroadcastHTTPPort int
 
-	// Version of the broker, without spaces. nsqadmin shows it and expects a
-	// semantic version. Default: the version of this library.
+	// Version of the broker, without spaces. nsqadmin shows it, expects a
+	// semantic version, and marks all but the highest it sees as out of date.
+	// Default: the version of this library.
 	Version string
 
 	// TopologyZone and TopologyRegion are sent to nsqlookupd when not empty.
