@@ -22,7 +22,7 @@ var updateAPI = flag.Bool("update-api", false, "write testdata/api instead of co
 //
 //	go test -run TestExportedAPI . -update-api
 func TestExportedAPIIsWhatWasAgreed(t *testing.T) {
-	for name, dir := range map[string]string{"lookuploop": ".", "lookupdtest": "lookupdtest"} {
+	for name, dir := range map[string]string{"lookuploop": ".", "lookupdtest": "lookupdtest", "statuspage": "statuspage"} {
 		api := exportedAPI(t, dir)
 		golden := filepath.Join("testdata", "api", name+".txt")
 		if *updateAPI {
