@@ -1,0 +1,176 @@
+package lookuploop
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+// hostilities are all the ways in which a lookupd can misbehave for ever.
+var hostilities = map[string]lookupdtest.Order{
+	"hangs":                lookupdtest.Hang(),
+	"hangs after IDENTIFY": lookupdtest.On("REGISTER", lookupdtest.Hang()),
+	"is a blackhole":       lookupdtest.Blackhole(),
+	"doesn't read":         lookupdtest.On("REGISTER", lookupdtest.HalfOpen()),
+	"refuses":              lookupdtest.Refuse(),
+	"hangs up":             lookupdtest.Hangup(),
+	"is slow":              lookupdtest.Delay(900 * time.Millisecond),
+	"is too slow":          lookupdtest.On("REGISTER", lookupdtest.Delay(1100*time.Millisecond)),
+	"drips":                lookupdtest.Drip(100 * time.Millisecond),
+	"cuts what it gets":    lookupdtest.CutReceived(250),
+	"cuts what it says":    lookupdtest.CutSent(150),
+	"drops connections":    lookupdtest.On("REGISTER", lookupdtest.Drop()),
+	"resets connections":   lookupdtest.On("REGISTER", lookupdtest.Reset()),
+	"starts anew":          lookupdtest.On("REGISTER", lookupdtest.Restart()),
+	"refuses IDENTIFY":     lookupdtest.On("IDENTIFY", lookupdtest.Reject("E_BAD_BODY")),
+	"refuses each topic":   lookupdtest.On("REGISTER", lookupdtest.Reject("E_BAD_TOPIC")),
+	"refuses to talk":      lookupdtest.On("REGISTER", lookupdtest.Reject("E_INVALID")),
+	"says NO":              lookupdtest.On("REGISTER", lookupdtest.Reply("NO")),
+	"says nothing":         lookupdtest.On("REGISTER", lookupdtest.Length(0)),
+	"negative length":      lookupdtest.On("REGISTER", lookupdtest.Length(-1)),
+	"greatest length":      lookupdtest.Length(1<<31 - 1),
+	"longest answer":       lookupdtest.On("REGISTER", lookupdtest.Length(defaultMaxResponseSize)),
+	"longer answer":        lookupdtest.On("REGISTER", lookupdtest.Length(defaultMaxResponseSize+1)),
+	"garbage":              lookupdtest.Garbage(1, 100_000),
+	"HTTP":                 lookupdtest.SpeakHTTP(),
+	"unasked answers":      lookupdtest.Unasked("OK"),
+	"everything twice":     lookupdtest.Twice(),
+}
+
+// TestHostileLookupdHarmsNobodyElse lets one lookupd of two misbehave for half
+// an hour. The other hears of each change in the time that the way takes, and
+// neither goroutines nor memory grow.
+func TestHostileLookupdHarmsNobodyElse(t *testing.T) {
+	for name, order := range hostilities {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const way = 10 * time.Millisecond
+				s := newScene(t, 2)
+				s.network.SetLatency(way)
+				s.lookupds[1].Do(order)
+				require.NoError(t, s.loop.SetMetadata(manyTopics(10)))
+				s.run()
+				memory := func() int {
+					s.lookupds[1].CloseConnections() // what these hold isn't the library's
+					time.Sleep(100 * time.Millisecond)
+					synctest.Wait()
+					return memoryInUse()
+				}
+				time.Sleep(time.Minute)
+				before := memory()
+				for i := range 60 {
+					time.Sleep(30 * time.Second)
+					topic := fmt.Sprint("new", i%10)
+					s.notify(TopicDeleted(topic), TopicCreated(topic), ChannelCreated(topic, "mail"))
+					time.Sleep(way)
+					synctest.Wait()
+					require.Len(t, s.lookupds[0].Producers(topic, "mail"), 1, "as soon as it can")
+					require.LessOrEqual(t, librarysGoroutines(), 1+2*2, "Run, and two for each lookupd")
+				}
+				require.Less(t, memory()-before, defaultMaxResponseSize+1<<20)
+				require.EqualValues(t, 1, s.loop.Status().Lookupds[0].Connects)
+				started := time.Now()
+				require.NoError(t, s.end())
+				require.LessOrEqual(t, time.Since(started), 2*time.Second)
+				synctest.Wait()
+				require.Zero(t, librarysGoroutines())
+			})
+		})
+	}
+}
+
+// TestHostileLookupdCostsOneResponse is about answers as long as allowed, of
+// which all but the last byte come.
+func TestHostileLookupdCostsOneResponse(t *testing.T) {
+	const size = 16 << 20
+	for name, tt := range map[string]struct {
+		order  lookupdtest.Order
+		atMost int
+	}{
+		"as long as allowed": {lookupdtest.Length(size), size},
+		"too long":           {lookupdtest.Length(size + 1), 0},
+		"absurdly long":      {lookupdtest.Length(1<<31 - 1), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const lookupds = 3
+				s := newScene(t, lookupds, func(o *Options) { o.MaxResponseSize = size })
+				for _, lookupd := range s.lookupds {
+					lookupd.Do(tt.order)
+				}
+				before := memoryInUse()
+				s.run()
+				most := 0
+				for range 200 {
+					time.Sleep(50 * time.Millisecond)
+					if s.lookupds[0].Connections() > 0 {
+						most = max(most, memoryInUse()-before)
+					}
+				}
+				require.GreaterOrEqual(t, most, tt.atMost, "each takes what it can")
+				require.Less(t, most, lookupds*tt.atMost+1<<20)
+			})
+		})
+	}
+}
+
+// TestLookupdThatLagsIsDisconnected is about a lookupd that takes its time
+// while names come and go, each of which must be kept until it has heard of it.
+func TestLookupdThatLagsIsDisconnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2)
+		lift := s.lookupds[1].Do(lookupdtest.On("REGISTER", lookupdtest.Delay(900*time.Millisecond)))
+		s.run()
+		s.registered()
+		for i := range 5 * maxTombstones {
+			topic := fmt.Sprint("topic", i)
+			s.notify(TopicCreated(topic))
+			s.notify(TopicDeleted(topic))
+			if i%100 == 0 {
+				time.Sleep(time.Millisecond)
+				s.loop.reg.mu.Lock()
+				size := s.loop.reg.size
+				s.loop.reg.mu.Unlock()
+				require.LessOrEqual(t, size, maxTombstones)
+			}
+		}
+		require.NotZero(t, s.loop.Status().Lookupds[1].Failures)
+		require.Zero(t, s.loop.Status().Lookupds[0].Failures)
+		lift()
+		s.notify(TopicCreated("orders"))
+		s.registered()
+		require.Equal(t, []string{"orders"}, announced(s.lookupds[1]))
+	})
+}
+
+// memoryInUse is what the heap holds after a collection.
+func memoryInUse() int {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int(stats.HeapAlloc)
+}
+
+// librarysGoroutines counts the goroutines that this package started, or that are in Run.
+func librarysGoroutines() (n int) {
+	var b bytes.Buffer
+	pprof.Lookup("goroutine").WriteTo(&b, 2)
+	for _, goroutine := range strings.Split(b.String(), "\n\n") {
+		for _, method := range []string{"(*Loop).", "(*lookupPeer).", "(*connection).", "(*metadataWriter)."} {
+			if strings.Contains(goroutine, "lookuploop."+method) {
+				n++
+				break
+			}
+		}
+	}
+	return n
+}
