@@ -1,0 +1,440 @@
+package lookuploop
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+func TestRunNeedsAContext(t *testing.T) {
+	loop := newLoop(t)
+	var none context.Context
+	require.ErrorContains(t, loop.Run(none), "Run needs a context")
+	require.NoError(t, loop.Notify(TopicCreated("orders")), "it has neither begun nor ended")
+}
+
+func TestRunRunsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.run()
+		s.registered()
+		require.EqualError(t, s.loop.Run(t.Context()), "lookuploop: Run is running already")
+		s.notify(TopicCreated("orders"))
+		s.registered()
+		require.Equal(t, []string{"orders"}, announced(s.lookupds[0]), "the first is undisturbed")
+		require.NoError(t, s.end())
+		require.ErrorIs(t, s.loop.Run(t.Context()), ErrClosed)
+	})
+}
+
+// Of many who call Run at the same time one gets to run.
+func TestRunCalledByManyRunsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		results := make(chan error, 10)
+		for range cap(results) {
+			go func() { results <- s.loop.Run(ctx) }()
+		}
+		for range cap(results) - 1 {
+			require.ErrorContains(t, <-results, "running already")
+		}
+		s.registered()
+		require.EqualValues(t, 1, s.loop.Status().Lookupds[0].Connects)
+		cancel()
+		require.NoError(t, <-results)
+	})
+}
+
+// A broker that is told to end while it starts still has its topics on disk.
+func TestRunWithAContextThatHasEndedWritesAndCloses(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1, func(o *Options) { o.DataPath = dir })
+		_, err := s.loop.LoadMetadata()
+		require.NoError(t, err)
+		s.notify(TopicCreated("orders"))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		started := time.Now()
+		require.NoError(t, s.loop.Run(ctx))
+		require.Zero(t, time.Since(started))
+		require.ErrorIs(t, s.loop.Run(t.Context()), ErrClosed)
+		synctest.Wait()
+		require.Zero(t, s.lookupds[0].Connections())
+	})
+	require.Equal(t, []string{"orders"}, topicsOnDisk(t, dir))
+}
+
+func topicsOnDisk(t *testing.T, dir string) (names []string) {
+	data, err := os.ReadFile(filepath.Join(dir, "nsqd.dat"))
+	require.NoError(t, err)
+	m, err := decodeMetadata(data)
+	require.NoError(t, err)
+	for _, topic := range m.Topics {
+		names = append(names, topic.Name)
+	}
+	return names
+}
+
+func TestLoadMetadataIsTheFirstCallAndTheOnlyOne(t *testing.T) {
+	const want = "LoadMetadata must be the first call, and the only one"
+	for name, dataPath := range map[string]string{"without a data path": "", "with a data path": t.TempDir()} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 0, func(o *Options) { o.DataPath = dataPath })
+				m, err := s.loop.LoadMetadata()
+				require.NoError(t, err)
+				require.Zero(t, m, "there is nothing to load")
+				_, err = s.loop.LoadMetadata()
+				require.ErrorContains(t, err, want)
+				s.run()
+				synctest.Wait()
+				_, err = s.loop.LoadMetadata()
+				require.ErrorContains(t, err, want)
+				require.NoError(t, s.end())
+				_, err = s.loop.LoadMetadata()
+				require.Error(t, err)
+			})
+		})
+	}
+	t.Run("after Notify", func(t *testing.T) {
+		loop := newLoop(t)
+		require.NoError(t, loop.Notify(TopicCreated("orders")))
+		_, err := loop.LoadMetadata()
+		require.ErrorContains(t, err, want)
+	})
+}
+
+func TestLoadMetadataReturnsAndTakesWhatIsInTheFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "nsqd.dat")
+	content := `{"topics":[{"name":"orders","paused":true,"channels":[{"name":"mail","paused":false},{"name":"a b"}]},{"name":"x y"},{"name":"empty"}],"version":"1.3.0"}`
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1, func(o *Options) { o.DataPath = dir })
+		m, err := s.loop.LoadMetadata()
+		require.NoError(t, err)
+		require.Equal(t, Metadata{Version: "1.3.0", Topics: []TopicMetadata{
+			{Name: "orders", Paused: true, Channels: []ChannelMetadata{{Name: "mail"}}},
+			{Name: "empty"},
+		}}, m)
+		requireTopics(t, m, s.loop)
+		s.run()
+		s.registered()
+		require.Equal(t, []string{"empty", "orders", "orders mail"}, announced(s.lookupds[0]))
+		require.NoError(t, s.end())
+	})
+	after, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, content, string(after), "nothing changed, nothing was written")
+}
+
+func TestLoadMetadataThatFailedMayBeTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "nsqd.dat")
+	require.NoError(t, os.WriteFile(path, []byte(`{"topics":[{"name":"orders"`), 0o600))
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 0, func(o *Options) { o.DataPath = dir })
+		for range 2 {
+			_, err := s.loop.LoadMetadata()
+			require.ErrorIs(t, err, ErrCorruptMetadata)
+			require.ErrorContains(t, err, path)
+			require.Error(t, s.loop.Notify(TopicCreated("a")))
+			require.Error(t, s.loop.Run(t.Context()))
+			require.Zero(t, s.loop.Status().Metadata)
+		}
+		require.NoError(t, os.WriteFile(path, []byte(`{"topics":[{"name":"orders"}]}`), 0o600))
+		m, err := s.loop.LoadMetadata()
+		require.NoError(t, err)
+		require.Len(t, m.Topics, 1)
+
+		if canLock() {
+			rival := newLoop(t, func(o *Options) { o.DataPath = dir })
+			_, err = rival.LoadMetadata()
+			require.ErrorIs(t, err, ErrDataPathLocked)
+			s.run()
+			require.NoError(t, s.end())
+			_, err = rival.LoadMetadata()
+			require.NoError(t, err, "Run gave the data path free")
+			require.NoError(t, rival.file.close())
+		} else {
+			s.run()
+		}
+	})
+}
+
+func TestFaultInAnAddressChangesNothing(t *testing.T) {
+	loop := newLoop(t, addresses("a:4160"))
+	err := loop.SetLookupdTCPAddresses([]string{"b:4160", "c", "d:0", "e:4160"})
+	require.ErrorContains(t, err, `lookuploop: lookupd address "c": write host:port`)
+	require.ErrorContains(t, err, `lookuploop: lookupd address "d:0": write host:port`)
+	require.Len(t, faults(err), 2)
+	require.Equal(t, []string{"a:4160"}, addressesOf(loop))
+}
+
+func TestAddressesAreCopiedKeptInOrderAndCountOnce(t *testing.T) {
+	loop := newLoop(t, addresses("a:4160", "b:4160"))
+	for _, addrs := range [][]string{
+		{"c:4160", "b:4160", "c:4160", "a:4160", "b:4160"},
+		{"a:4160"},
+		{"b:4160", "a:4160"},
+		{},
+		nil,
+		{"d:4160"},
+	} {
+		given := slices.Clone(addrs)
+		require.NoError(t, loop.SetLookupdTCPAddresses(given))
+		require.Equal(t, addrs, given)
+		if len(given) > 0 {
+			given[0] = "changed"
+		}
+		want := []string{}
+		for _, addr := range addrs {
+			if !slices.Contains(want, addr) {
+				want = append(want, addr)
+			}
+		}
+		require.Equal(t, want, addressesOf(loop), "effective at once")
+	}
+}
+
+func TestAddressThatStaysKeepsItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 3)
+		s.notify(TopicCreated("orders"), TopicCreated("live#ephemeral"))
+		s.run()
+		s.registered()
+		heard := listen(s.lookupds[0])
+		since := s.loop.Status().Lookupds[0].Since
+		time.Sleep(time.Second)
+
+		fourth := s.start(4)
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{fourth.TCPAddress, s.lookupds[0].TCPAddress}))
+		status := s.loop.Status()
+		require.Len(t, status.Lookupds, 2)
+		require.Equal(t, Connected, status.Lookupds[1].State)
+		s.registered()
+		synctest.Wait()
+
+		require.Empty(t, heard(), "it isn't told anything again")
+		require.Equal(t, since, s.loop.Status().Lookupds[1].Since)
+		require.Equal(t, []string{"live#ephemeral", "orders"}, announced(s.lookupds[0]))
+		require.Equal(t, []string{"live#ephemeral", "orders"}, announced(fourth))
+		for _, gone := range s.lookupds[1:3] {
+			require.Zero(t, gone.Connections())
+			require.Empty(t, announced(gone))
+			require.Equal(t, []string{"orders"}, gone.Topics(), "what is ephemeral was unregistered, the rest forgotten")
+		}
+
+		require.NoError(t, s.loop.SetLookupdTCPAddresses(nil))
+		s.registered()
+		synctest.Wait()
+		require.Zero(t, s.lookupds[0].Connections()+fourth.Connections(), "it has left discovery")
+		s.notify(TopicCreated("new"))
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{s.lookupds[1].TCPAddress}))
+		s.registered()
+		require.Equal(t, []string{"live#ephemeral", "new", "orders"}, announced(s.lookupds[1]), "and come back")
+	})
+}
+
+// Swaps at any moment, from many goroutines, leave what the last one said.
+func TestAddressesSwappedAtAnyMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 4)
+		s.notify(TopicCreated("orders"))
+		s.run()
+		var swapping sync.WaitGroup
+		for g := range 4 {
+			swapping.Go(func() {
+				for i := range 50 {
+					var addrs []string
+					for bit := range 4 {
+						if (i*7+g)>>bit&1 == 1 {
+							addrs = append(addrs, s.lookupds[bit].TCPAddress)
+						}
+					}
+					if err := s.loop.SetLookupdTCPAddresses(addrs); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(time.Duration(i*g) * time.Millisecond)
+				}
+			})
+		}
+		swapping.Wait()
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{s.lookupds[2].TCPAddress}))
+		s.registered()
+		time.Sleep(2 * time.Second)
+		for i, lookupd := range s.lookupds {
+			if i == 2 {
+				require.Equal(t, []string{"broker.test:4150"}, lookupd.Producers("orders", ""))
+			} else {
+				require.Zero(t, lookupd.Connections())
+			}
+		}
+	})
+}
+
+func TestOnStateChangeMayCallTheLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s *scene
+		var mu sync.Mutex
+		var states []string
+		s = newScene(t, 2, func(o *Options) {
+			o.LookupdTCPAddresses = o.LookupdTCPAddresses[:1]
+			o.OnStateChange = func(changed LookupdStatus) {
+				mu.Lock()
+				states = append(states, fmt.Sprint(changed.Address, " ", changed.State))
+				mu.Unlock()
+				if changed.State != Connected || changed.Address != "lookupd1.test:4160" {
+					return
+				}
+				if status := s.loop.Status().Lookupds[0]; status.State != Connected {
+					t.Errorf("Status says %v", status.State)
+				}
+				if err := s.loop.Notify(TopicCreated("made-in-callback")); err != nil {
+					t.Error(err)
+				}
+				if err := s.loop.SetLookupdTCPAddresses([]string{s.lookupds[1].TCPAddress}); err != nil {
+					t.Error(err)
+				}
+				s.loop.Metadata()
+			}
+		})
+		s.run()
+		s.eventually(s.lookupds[1], func() bool { return len(s.lookupds[1].Producers("made-in-callback", "")) == 1 })
+		require.NoError(t, s.end())
+		for i, want := range []string{"connecting", "connected", "disconnected"} {
+			for _, lookupd := range s.lookupds {
+				require.Equal(t, lookupd.TCPAddress+" "+want, statesOf(states, lookupd.TCPAddress)[i])
+			}
+		}
+		require.Len(t, states, 6)
+	})
+}
+
+func statesOf(states []string, address string) (found []string) {
+	for _, state := range states {
+		if strings.HasPrefix(state, address+" ") {
+			found = append(found, state)
+		}
+	}
+	return found
+}
+
+// An orderly end takes what is ephemeral from the lookupds, and writes what
+// isn't to disk.
+func TestOrderlyEnd(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, func(o *Options) { o.DataPath = dir })
+		_, err := s.loop.LoadMetadata()
+		require.NoError(t, err)
+		s.run()
+		s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"), ChannelCreated("orders", "tail#ephemeral"),
+			TopicCreated("live#ephemeral"), ChannelCreated("live#ephemeral", "view"))
+		s.registered()
+		s.notify(TopicCreated("last"))
+		started := time.Now()
+		require.NoError(t, s.end())
+		require.Zero(t, time.Since(started))
+		synctest.Wait()
+		for _, lookupd := range s.lookupds {
+			require.Zero(t, lookupd.Connections())
+			require.Empty(t, announced(lookupd))
+			require.NotContains(t, lookupd.Topics(), "live#ephemeral")
+			require.Equal(t, []string{"mail"}, lookupd.Channels("orders"))
+		}
+	})
+	require.Equal(t, []string{"orders", "last"}, topicsOnDisk(t, dir))
+}
+
+// Whatever the lookupds do, Run is back within 2 s, and the one that works has
+// heard the farewell.
+func TestEndTakesAtMost2sWithLookupdsThatAreStuck(t *testing.T) {
+	for _, when := range []time.Duration{0, 30 * time.Millisecond, 900 * time.Millisecond, 5 * time.Second, time.Minute} {
+		t.Run(when.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 6)
+				s.network.SetBuffer(512)
+				m := manyTopics(300)
+				m.Topics = append(m.Topics, TopicMetadata{Name: "live#ephemeral"})
+				require.NoError(t, s.loop.SetMetadata(m))
+				s.run()
+				s.registered()
+				var lifts []func()
+				for i, order := range []lookupdtest.Order{
+					lookupdtest.Hang(), lookupdtest.Refuse(), lookupdtest.HalfOpen(), lookupdtest.Blackhole(), lookupdtest.Drip(100 * time.Millisecond),
+				} {
+					lifts = append(lifts, s.lookupds[i+1].Do(order))
+				}
+				s.lookupds[2].CloseConnections()
+				for i := range 300 {
+					s.notify(TopicCreated(fmt.Sprint("more", i)))
+				}
+				time.Sleep(when)
+				started := time.Now()
+				require.NoError(t, s.end())
+				require.LessOrEqual(t, time.Since(started), 2*time.Second)
+				for _, l := range s.loop.Status().Lookupds {
+					require.Equal(t, Disconnected, l.State)
+				}
+				synctest.Wait()
+				require.NotContains(t, s.lookupds[0].Topics(), "live#ephemeral")
+				for _, lift := range lifts {
+					lift() // so that they notice that nobody is there any more
+				}
+				time.Sleep(time.Minute)
+				for _, lookupd := range s.lookupds {
+					require.Zero(t, lookupd.Connections(), "no socket was left open")
+				}
+			})
+		})
+	}
+}
+
+// The same in real time, over real TCP.
+func TestEndTakesAtMost2sOverRealTCP(t *testing.T) {
+	t.Parallel() // it waits for lookupds that don't answer
+	hung, stopped, halfOpen, good := lookupdtest.NewServer(), lookupdtest.NewServer(), lookupdtest.NewServer(), lookupdtest.NewServer()
+	var addrs []string
+	for _, lookupd := range []*lookupdtest.Server{hung, stopped, halfOpen, good} {
+		t.Cleanup(lookupd.Close)
+		addrs = append(addrs, lookupd.TCPAddress)
+	}
+	loop := newLoop(t, addresses(addrs...))
+	require.NoError(t, loop.Notify(TopicCreated("orders"), TopicCreated("live#ephemeral")))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	result := make(chan error, 1)
+	go func() { result <- loop.Run(ctx) }()
+	require.NoError(t, loop.WaitRegistered(ctx, 0))
+
+	hung.Do(lookupdtest.Hang())
+	halfOpen.Do(lookupdtest.HalfOpen())
+	stopped.Stop()
+	require.NoError(t, loop.Notify(TopicCreated("more")))
+	require.NoError(t, good.Wait(ctx, func() bool { return len(good.Producers("more", "")) == 1 }))
+	started := time.Now()
+	cancel()
+	require.NoError(t, <-result)
+	require.Less(t, time.Since(started), 2*time.Second)
+
+	waiting, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	require.NoError(t, good.Wait(waiting, func() bool { return good.Connections() == 0 }))
+	require.Equal(t, []string{"more", "orders"}, good.Topics())
+	require.NoError(t, hung.Wait(waiting, func() bool { return hung.Connections() == 0 }))
+}
