@@ -1,0 +1,92 @@
+package lookuploop
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+// TestThousandLivesLeakNothing starts and stops Loops, with real sockets and
+// files, and counts file descriptors and goroutines. (Goroutines that any
+// other test leaves behind are found by TestMain.)
+func TestThousandLivesLeakNothing(t *testing.T) {
+	if _, err := os.ReadDir(descriptors); err != nil {
+		t.Skip("this system doesn't list descriptors: ", err)
+	}
+	lookupds := []*lookupdtest.Server{lookupdtest.NewServer(), lookupdtest.NewServer()}
+	for _, lookupd := range lookupds {
+		defer lookupd.Close()
+	}
+	dir := t.TempDir()
+	var before, goroutines int
+	for life := range 1010 {
+		if life == 10 { // by now the runtime has what it wants
+			before, goroutines = countDescriptors(t, lookupds), runtime.NumGoroutine()
+		}
+		liveAndDie(t, dir, lookupds, life)
+	}
+	require.LessOrEqual(t, countDescriptors(t, lookupds), before)
+	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines)
+}
+
+const descriptors = "/proc/self/fd"
+
+// countDescriptors counts when the lookupds have noticed that their clients are gone.
+func countDescriptors(t *testing.T, lookupds []*lookupdtest.Server) int {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, lookupd := range lookupds {
+		answered(t, lookupd) // so it has accepted all that came before
+		require.NoError(t, lookupd.Wait(ctx, func() bool { return lookupd.Connections() == 0 }))
+	}
+	names, err := os.ReadDir(descriptors)
+	require.NoError(t, err)
+	return len(names)
+}
+
+// answered returns when the lookupd has answered a new connection.
+func answered(t *testing.T, lookupd *lookupdtest.Server) {
+	conn, err := net.Dial("tcp", lookupd.TCPAddress)
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = conn.Write([]byte("  V1PING\n"))
+	require.NoError(t, err)
+	_, err = io.ReadFull(conn, make([]byte, len("\x00\x00\x00\x02OK")))
+	require.NoError(t, err)
+}
+
+// liveAndDie is the life of one Loop. Some end amid something.
+func liveAndDie(t *testing.T, dir string, lookupds []*lookupdtest.Server, life int) {
+	loop := newLoop(t, func(o *Options) {
+		o.DataPath = dir
+		o.LookupdTCPAddresses = []string{lookupds[0].TCPAddress, lookupds[1].TCPAddress, "127.0.0.1:1"}
+	})
+	_, err := loop.LoadMetadata()
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- loop.Run(ctx) }()
+	event := TopicCreated("orders")
+	if life%2 == 1 {
+		event = TopicDeleted("orders")
+	}
+	require.NoError(t, loop.Notify(event))
+	switch life % 4 {
+	case 0:
+		require.NoError(t, loop.WaitRegistered(ctx, 2))
+	case 1:
+		require.NoError(t, loop.SetLookupdTCPAddresses(nil))
+	case 2:
+		lookupds[0].CloseConnections()
+	}
+	cancel()
+	require.NoError(t, <-ended)
+}
