@@ -6,6 +6,10 @@
 // Without -lookupd-tcp-address it starts an nsqlookupd of its own, in memory
 // too. It runs until Ctrl-C or SIGTERM. Messages are lost when it ends; with
 // -data-path it finds its topics and channels again.
+//
+// Its HTTP API has nsqd's paths, and two more: /debug/lookuploop shows how
+// things stand with each lookupd, in a browser too, and /ready answers 503 until
+// all of them (with ?n=2: two) know everything that the broker has.
 package main
 
 import (

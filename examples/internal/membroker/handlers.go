@@ -2,6 +2,7 @@ package membroker
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -16,6 +17,24 @@ import (
 )
 
 func handlePing(*http.Request, url.Values) (any, error) { return "OK", nil }
+
+// handleReady is a readiness probe: it fails, and says why, unless n lookupds
+// (without n: all) know everything that the broker has. It doesn't wait.
+func (b *Broker) handleReady(r *http.Request, query url.Values) (any, error) {
+	n := 0
+	if query.Has("n") {
+		var err error
+		if n, err = strconv.Atoi(query.Get("n")); err != nil || n < 1 {
+			return nil, badRequest("INVALID_N")
+		}
+	}
+	now, cancel := context.WithTimeout(r.Context(), 0)
+	defer cancel()
+	if err := b.loop.WaitRegistered(now, n); err != nil {
+		return nil, &httpError{http.StatusServiceUnavailable, err.Error()}
+	}
+	return "OK", nil
+}
 
 func (b *Broker) handleInfo(*http.Request, url.Values) (any, error) {
 	hostname, err := os.Hostname()

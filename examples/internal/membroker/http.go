@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+
+	"github.com/lookuploop/lookuploop/statuspage"
 )
 
 // This file routes and answers as nsqd's HTTP API does; the handlers are in
-// handlers.go.
+// handlers.go. Two paths are not nsqd's: /ready and /debug/lookuploop.
 
 // httpError is an answer other than 200. Where nsqd has a text for it, that is used.
 type httpError struct {
@@ -34,6 +36,7 @@ func (b *Broker) newHTTPServer() *http.Server {
 	post := func(path string, h handler) { mux.Handle(path, route{[]string{"POST"}, h}) }
 
 	get("/ping", handlePing)
+	get("/ready", b.handleReady)
 	get("/info", b.handleInfo)
 	get("/stats", b.handleStats)
 	post("/pub", b.handlePub)
@@ -49,6 +52,7 @@ func (b *Broker) newHTTPServer() *http.Server {
 	post("/channel/pause", forChannel(func(t, c string) error { return b.pauseChannel(t, c, true) }))
 	post("/channel/unpause", forChannel(func(t, c string) error { return b.pauseChannel(t, c, false) }))
 	mux.Handle("/config/{option}", route{[]string{"GET", "PUT"}, b.handleConfig})
+	mux.Handle("/debug/lookuploop", statuspage.Handler(b.loop))
 	mux.Handle("/", route{handler: notFound})
 
 	return &http.Server{

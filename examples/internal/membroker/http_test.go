@@ -148,3 +148,60 @@ func TestHTTPSwapsLookupds(t *testing.T) {
 	_, answer = b.do(t, "GET", "/config/nsqlookupd_tcp_addresses", "")
 	require.JSONEq(t, `["`+after.TCPAddress+`"]`, answer)
 }
+
+func TestHTTPReady(t *testing.T) {
+	up, down := lookupdtest.NewServer(), lookupdtest.NewServer()
+	defer up.Close()
+	defer down.Close()
+	down.Stop()
+	b := start(t, Options{LookupdTCPAddresses: []string{up.TCPAddress, down.TCPAddress}})
+	b.do(t, "POST", "/topic/create?topic=t", "")
+	require.NoError(t, b.loop.WaitRegistered(t.Context(), 1))
+
+	ready := func(query string) string {
+		status, answer := b.do(t, "GET", "/ready"+query, "")
+		return fmt.Sprint(status, " ", answer)
+	}
+	require.Equal(t, "200 OK", ready("?n=1"))
+	for _, query := range []string{"", "?n=2"} {
+		require.Regexp(t, "^503 .*not registered: "+down.TCPAddress+" is", ready(query))
+	}
+	for _, query := range []string{"?n=0", "?n=all", "?n="} {
+		require.Equal(t, `400 {"message":"INVALID_N"}`, ready(query))
+	}
+
+	down.Start()
+	b.waitRegistered(t)
+	require.Equal(t, "200 OK", ready(""))
+	require.Regexp(t, "^503 .*too few lookupd addresses", ready("?n=3"))
+
+	// A lookupd that doesn't answer knows less than the broker has.
+	defer up.Do(lookupdtest.Hang())()
+	b.do(t, "POST", "/topic/create?topic=u", "")
+	require.Regexp(t, "^503 .*"+up.TCPAddress, ready(""))
+}
+
+func TestHTTPShowsTheLoop(t *testing.T) {
+	lookupd := lookupdtest.NewServer()
+	defer lookupd.Close()
+	b := start(t, Options{LookupdTCPAddresses: []string{lookupd.TCPAddress}})
+	b.do(t, "POST", "/topic/create?topic=t", "")
+	b.waitRegistered(t)
+
+	r, err := http.NewRequest("GET", "http://"+b.HTTPAddress()+"/debug/lookuploop?topic=t", nil)
+	require.NoError(t, err)
+	r.Close = true
+	answer, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	var got struct {
+		Lookupds []struct {
+			Address    string
+			TopicState string `json:"topic_state"`
+		}
+	}
+	require.NoError(t, json.NewDecoder(answer.Body).Decode(&got))
+	require.Len(t, got.Lookupds, 1)
+	require.Equal(t, lookupd.TCPAddress, got.Lookupds[0].Address)
+	require.Equal(t, "registered", got.Lookupds[0].TopicState)
+}
