@@ -1,0 +1,152 @@
+package lookuploop
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/atomic"
+)
+
+// countingDisk counts the bytes that are written to it.
+type countingDisk struct {
+	fileSystem
+	written atomic.Int64
+}
+
+func (d *countingDisk) createTemp(dir, pattern string) (tempFile, error) {
+	file, err := d.fileSystem.createTemp(dir, pattern)
+	return countingFile{file, d}, err
+}
+
+type countingFile struct {
+	tempFile
+	disk *countingDisk
+}
+
+func (f countingFile) Write(p []byte) (int, error) {
+	f.disk.written.Add(int64(len(p)))
+	return f.tempFile.Write(p)
+}
+
+// BenchmarkBurst measures a burst of new topics, until PersistMetadata returns
+// that all are on disk: ns/op, and x-size, the bytes written by the size of
+// nsqd.dat in the end. Where there are few enough it is done as nsqd does it
+// too, which writes and syncs the whole file for each: x-each is how many times
+// as fast the Loop is, each-x-size what nsqd's way writes.
+func BenchmarkBurst(b *testing.B) {
+	for _, n := range []int{500, 20_000} {
+		b.Run(fmt.Sprintf("topics=%d", n), func(b *testing.B) {
+			var ours, each time.Duration
+			var written, writtenEach, size float64
+			for b.Loop() {
+				inTurns(
+					func() {
+						d, bytes, total := burst(b, n, false)
+						ours += d
+						written += bytes
+						size += total
+					},
+					func() {
+						if n <= 500 {
+							d, bytes, _ := burst(b, n, true)
+							each += d
+							writtenEach += bytes
+						}
+					},
+				)
+			}
+			b.ReportMetric(nanoseconds(ours)/float64(b.N), "ns/op")
+			b.ReportMetric(written/size, "x-size")
+			if each > 0 {
+				b.ReportMetric(ratio(each, ours), "x-each")
+				b.ReportMetric(writtenEach/size, "each-x-size")
+			}
+		})
+	}
+}
+
+// burst makes n topics, and persists after each or in the end.
+func burst(b *testing.B, n int, each bool) (took time.Duration, written, size float64) {
+	dir := b.TempDir()
+	disk := &countingDisk{fileSystem: osFileSystem{}}
+	loop := newLoop(b, func(o *Options) { o.DataPath = dir })
+	loop.disk = disk
+	_, err := loop.LoadMetadata()
+	require.NoError(b, err)
+	end := run(b, loop)
+	took = timed(func() {
+		for i := range n {
+			require.NoError(b, loop.Notify(TopicCreated(fmt.Sprintf("orders-%06d", i))))
+			if each {
+				require.NoError(b, loop.PersistMetadata(b.Context()))
+			}
+		}
+		require.NoError(b, loop.PersistMetadata(b.Context()))
+	})
+	end()
+	info, err := os.Stat(filepath.Join(dir, metadataName))
+	require.NoError(b, err)
+	return took, float64(disk.written.Load()), float64(info.Size())
+}
+
+// BenchmarkLoadMetadata measures LoadMetadata of 100,000 topics, and x-json,
+// how many times as long as json.Unmarshal of the file alone it takes.
+func BenchmarkLoadMetadata(b *testing.B) {
+	dir := b.TempDir()
+	disk := osFileSystem{}
+	file, err := openMetadataFile(dir, disk)
+	require.NoError(b, err)
+	require.NoError(b, file.write(someMetadata(100_000)))
+	require.NoError(b, file.close())
+	data, err := os.ReadFile(file.path)
+	require.NoError(b, err)
+	var ours, parse time.Duration
+	for b.Loop() {
+		inTurns(
+			func() {
+				loop := newLoop(b, func(o *Options) { o.DataPath = dir })
+				ours += timed(func() {
+					_, err := loop.LoadMetadata()
+					require.NoError(b, err)
+				})
+				endAtOnce, cancel := context.WithCancel(b.Context())
+				cancel()
+				require.NoError(b, loop.Run(endAtOnce)) // unlocks dir
+			},
+			func() {
+				var m Metadata
+				parse += timed(func() { require.NoError(b, json.Unmarshal(data, &m)) })
+			},
+		)
+	}
+	b.ReportMetric(nanoseconds(ours)/float64(b.N), "ns/op")
+	b.ReportMetric(ratio(ours, parse), "x-json")
+}
+
+// BenchmarkSnapshot measures how long the registry is locked to copy 100,000
+// registrations for nsqd.dat: 100,000 topics, or 50,000 topics of a channel.
+func BenchmarkSnapshot(b *testing.B) {
+	topics := someMetadata(100_000)
+	for i := range topics.Topics {
+		topics.Topics[i].Channels = nil
+	}
+	for _, bm := range []struct {
+		name string
+		m    Metadata
+	}{{"topics", topics}, {"channels", someMetadata(50_000)}} {
+		b.Run(bm.name, func(b *testing.B) {
+			loop := newLoop(b)
+			require.NoError(b, loop.SetMetadata(bm.m))
+			b.ReportAllocs()
+			for b.Loop() {
+				loop.reg.snapshot(true)
+			}
+		})
+	}
+}

@@ -1,0 +1,118 @@
+//go:build unix
+
+package lookuploop
+
+import (
+	"fmt"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// BenchmarkSync measures how soon a lookupd that came back, empty, knows
+// everything: from the start of Run until it acknowledged the last of n
+// REGISTERs.
+//
+// Reported are ns/op, and beside it: raw-ns/op of prebuilt bytes, and
+// single-ns/op of the singleClient, whose time for all commands is reckoned
+// from the first few, as it grows with each alike. x-raw and x-single are how
+// many times as fast as these the Loop is, cpu-single is how much of the
+// singleClient's CPU time it needs for a command.
+func BenchmarkSync(b *testing.B) {
+	for _, lookupd := range lookupds {
+		for _, n := range []int{10_000, 100_000} {
+			for _, roundTrip := range []time.Duration{0, time.Millisecond, 10 * time.Millisecond} {
+				name := fmt.Sprintf("lookupd=%s/n=%d/ms=%d", lookupd.name, n, roundTrip.Milliseconds())
+				b.Run(name, func(b *testing.B) { benchmarkSync(b, lookupd.start, n, roundTrip) })
+			}
+		}
+	}
+}
+
+func benchmarkSync(b *testing.B, start func(testing.TB) process, n int, roundTrip time.Duration) {
+	m := someMetadata(n)
+	encoded := rawCommands(m)
+	loop, raw, single := new(usage), new(usage), new(usage)
+	for b.Loop() {
+		inTurns(
+			func() { syncLoop(b, startFar(b, start, roundTrip), m, loop) },
+			func() {
+				lookupd := startFar(b, start, roundTrip)
+				defer lookupd.end()
+				raw.measure(func() { sendRaw(b, lookupd.address, encoded, n) })
+			},
+			func() { syncSingle(b, startFar(b, start, roundTrip), m, singleCommands(roundTrip), single) },
+		)
+	}
+	runs := time.Duration(b.N)
+	b.ReportMetric(nanoseconds(loop.time/runs), "ns/op")
+	b.ReportMetric(nanoseconds(raw.time/runs), "raw-ns/op")
+	b.ReportMetric(nanoseconds(single.time/runs), "single-ns/op")
+	b.ReportMetric(ratio(raw.time, loop.time), "x-raw")
+	b.ReportMetric(ratio(single.time, loop.time), "x-single")
+	b.ReportMetric(ratio(loop.cpu, single.cpu), "cpu-single")
+	b.ReportMetric(nanoseconds(loop.cpu/runs)/float64(n), "cpu-ns/command")
+}
+
+// singleCommands is how many commands the singleClient gets to show its speed.
+func singleCommands(roundTrip time.Duration) int {
+	switch {
+	case roundTrip == 0:
+		return 4000
+	case roundTrip <= time.Millisecond:
+		return 400
+	}
+	return 50
+}
+
+// syncLoop lets a new Loop announce m to a lookupd.
+func syncLoop(b testing.TB, lookupd process, m Metadata, u *usage) {
+	defer lookupd.end()
+	loop := newLoop(b, func(o *Options) { o.LookupdTCPAddresses = []string{lookupd.address} })
+	require.NoError(b, loop.SetMetadata(m))
+	var end func()
+	u.measure(func() {
+		end = run(b, loop)
+		registered(b, loop, 1)
+	})
+	require.EqualValues(b, len(m.Topics)+1, loop.Status().Lookupds[0].Commands) // and IDENTIFY
+	end()
+}
+
+// syncSingle lets a singleClient register the first channels of m, and reckons
+// what all would take.
+func syncSingle(b testing.TB, lookupd process, m Metadata, commands int, u *usage) {
+	defer lookupd.end()
+	var connecting, registering usage
+	var client singleClient
+	connecting.measure(func() { client = dialSingle(b, lookupd.address) })
+	defer client.conn.Close()
+	registering.measure(func() {
+		for _, t := range m.Topics[:commands] {
+			client.register(b, t.Name, t.Channels[0].Name)
+		}
+	})
+	factor := float64(len(m.Topics)) / float64(commands)
+	u.time += connecting.time + time.Duration(factor*float64(registering.time))
+	u.cpu += connecting.cpu + time.Duration(factor*float64(registering.cpu))
+}
+
+// usage adds up time and this process's CPU time.
+type usage struct{ time, cpu time.Duration }
+
+func (u *usage) measure(f func()) {
+	runtime.GC()
+	before := cpuTime()
+	u.time += timed(f)
+	u.cpu += cpuTime() - before
+}
+
+// cpuTime is what this process has used so far.
+func cpuTime() time.Duration {
+	var used syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &used)
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}

@@ -1,0 +1,73 @@
+package lookuploop
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The benchmarks run what they compare in turns, in the same loop, and report
+// ratios: a busy machine slows both sides, a ratio stays. BENCHMARKS.md says
+// how to run all of them and what came out.
+
+// run runs the Loop. end ends it and waits for it.
+func run(b testing.TB, loop *Loop) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() { result <- loop.Run(ctx) }()
+	return func() {
+		cancel()
+		require.NoError(b, <-result)
+	}
+}
+
+// registered waits until n lookupds know everything; 0: all.
+func registered(b testing.TB, loop *Loop, n int) {
+	ctx, cancel := context.WithTimeout(b.Context(), patience)
+	defer cancel()
+	require.NoError(b, loop.WaitRegistered(ctx, n))
+}
+
+// inTurns calls each of fs once, in any order.
+func inTurns(fs ...func()) {
+	for _, i := range rand.Perm(len(fs)) {
+		fs[i]()
+	}
+}
+
+// timed returns how long f takes.
+func timed(f func()) time.Duration {
+	start := time.Now()
+	f()
+	return time.Since(start)
+}
+
+// sample is a number of measurements of one thing.
+type sample []time.Duration
+
+// at returns the quantile q, from 0 to 1.
+func (s sample) at(q float64) time.Duration {
+	sorted := slices.Sorted(slices.Values(s))
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
+
+func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
+
+func nanoseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) }
+
+// someMetadata is a broker with n channels, each in a topic of its own, which
+// it takes n REGISTERs to announce.
+func someMetadata(n int) (m Metadata) {
+	for i := range n {
+		m.Topics = append(m.Topics, TopicMetadata{
+			Name:     fmt.Sprintf("orders-%06d", i),
+			Channels: []ChannelMetadata{{Name: "archive"}},
+		})
+	}
+	return m
+}
