@@ -1,0 +1,108 @@
+package lookuploop
+
+import (
+	"flag"
+	"fmt"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+var (
+	scaleLookupds      = flag.Int("scale.lookupds", 10, "how many lookupds TestScale has")
+	scaleRegistrations = flag.Int("scale.registrations", 2000, "how many topics TestScale has")
+)
+
+// TestScale lets lookupds that are 50 ms away learn everything. Time is
+// virtual and the lookupds take none of it, so it counts round trips: two to
+// connect, and those in which the window of commands in flight grows.
+func TestScale(t *testing.T) {
+	start, before := time.Now(), liveMemory()
+	synctest.Test(t, func(t *testing.T) {
+		const roundTrip = 50 * time.Millisecond
+		s := &scene{t: t, network: lookupdtest.NewNetwork()}
+		s.network.SetLatency(roundTrip / 2)
+		s.network.SetBuffer(1 << 20)
+		var addresses []string
+		for i := range *scaleLookupds {
+			lookupd := s.start(i + 1)
+			if i > 0 { // the first keeps what it is told, the others would take much memory
+				lookupd.Do(lookupdtest.On("REGISTER", lookupdtest.Reply("OK")))
+			}
+			addresses = append(addresses, lookupd.TCPAddress)
+		}
+		s.loop = newLoop(t, func(o *Options) {
+			o.LookupdTCPAddresses = addresses
+			o.Dial = s.network.Dial
+		})
+		m := someMetadata(*scaleRegistrations)
+		for i := range m.Topics {
+			m.Topics[i].Channels = nil
+		}
+		require.NoError(t, s.loop.SetMetadata(m))
+		began := time.Now()
+		s.run()
+		s.registered()
+		took := time.Since(began)
+
+		require.Len(t, s.lookupds[0].Topics(), *scaleRegistrations)
+		trips := 2 + windows(*scaleRegistrations)
+		require.LessOrEqual(t, took, time.Duration(trips+1)*roundTrip)
+		t.Attr("virtual", took.String())
+		t.Attr("round-trips", fmt.Sprintf("%.1f", float64(took)/float64(roundTrip)))
+		t.Attr("memory", fmt.Sprint(liveMemory()-before))
+		runtime.KeepAlive(m)
+	})
+	t.Attr("real", time.Since(start).String())
+}
+
+// windows is in how many round trips n commands are sent, as the window grows
+// by each answer.
+func windows(n int) (trips int) {
+	for window := firstWindow; n > 0; window = min(2*window, maxWindow) {
+		n -= window
+		trips++
+	}
+	return trips
+}
+
+// BenchmarkScale measures full syncs of growing numbers of lookupds and
+// registrations: ns/op, MB of memory, and us/command, which stays the same when
+// time is linear in both.
+func BenchmarkScale(b *testing.B) {
+	for _, size := range []struct{ lookupds, n int }{
+		{1, 10_000}, {3, 10_000}, {10, 10_000}, {1, 100_000}, {3, 100_000}, {3, 1_000_000},
+	} {
+		b.Run(fmt.Sprintf("lookupds=%d/n=%d", size.lookupds, size.n), func(b *testing.B) {
+			m := someMetadata(size.n)
+			var took time.Duration
+			var memory int
+			for b.Loop() {
+				var addresses []string
+				for range size.lookupds {
+					lookupd := startHelper(b, "lookupdtest")
+					defer lookupd.end()
+					addresses = append(addresses, lookupd.address)
+				}
+				before := liveMemory()
+				loop := newLoop(b, func(o *Options) { o.LookupdTCPAddresses = addresses })
+				require.NoError(b, loop.SetMetadata(m))
+				var end func()
+				took += timed(func() {
+					end = run(b, loop)
+					registered(b, loop, 0)
+				})
+				memory = liveMemory() - before
+				end()
+			}
+			b.ReportMetric(nanoseconds(took)/float64(b.N), "ns/op")
+			b.ReportMetric(float64(memory)/1e6, "MB")
+			b.ReportMetric(nanoseconds(took)/float64(b.N)/float64(size.n*size.lookupds)/1e3, "us/command")
+		})
+	}
+}

@@ -1,0 +1,94 @@
+package lookuploop
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+var stormLoops = flag.Int("storm.loops", 200, "how many Loops TestReconnectStorm has")
+
+// TestReconnectStorm lets a lookupd die that many Loops are connected to, and
+// come back a minute later: the attempts to connect are spread by the jitter,
+// none are synchronised. Time is virtual, so it says the same on any machine.
+func TestReconnectStorm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const window, outage = 100 * time.Millisecond, time.Minute
+		network := lookupdtest.NewNetwork()
+		lookupd := network.NewServer("lookupd.test:4160")
+		defer lookupd.Close()
+
+		var mu sync.Mutex
+		var attempts []time.Time
+		dial := func(ctx context.Context, network_, address string) (net.Conn, error) {
+			mu.Lock()
+			attempts = append(attempts, time.Now())
+			mu.Unlock()
+			return network.Dial(ctx, network_, address)
+		}
+		var loops []*Loop
+		for range *stormLoops {
+			loop := newLoop(t, func(o *Options) {
+				o.LookupdTCPAddresses = []string{lookupd.TCPAddress}
+				o.Dial = dial
+			})
+			require.NoError(t, loop.Notify(TopicCreated("orders")))
+			defer run(t, loop)()
+			loops = append(loops, loop)
+		}
+		for _, loop := range loops {
+			registered(t, loop, 1)
+		}
+		attempts = nil
+
+		died := time.Now()
+		lookupd.Stop()
+		time.Sleep(outage)
+		lookupd.Start()
+		for _, loop := range loops {
+			registered(t, loop, 1)
+		}
+		recovery := time.Since(died) - outage
+
+		// Before the backoffs have grown there are more attempts, as each Loop
+		// looks at once whether lookupd is back.
+		const early = 30 * time.Second
+		perWindow := make([]int, (outage+recovery)/window+1)
+		var late []int
+		sameInstant := make(map[time.Time]int)
+		crowd := 0
+		for _, at := range attempts {
+			perWindow[at.Sub(died)/window]++
+			sameInstant[at]++
+			crowd = max(crowd, sameInstant[at])
+		}
+		late = perWindow[early/window : outage/window]
+		total := 0
+		for _, n := range late {
+			total += n
+		}
+		mean := float64(total) / float64(len(late))
+		t.Attr("loops", fmt.Sprint(*stormLoops))
+		t.Attr("attempts-per-100ms", strings.Trim(fmt.Sprint(perWindow), "[]"))
+		t.Attr("at-one-instant", fmt.Sprint(crowd))
+		t.Attr("late-mean", fmt.Sprintf("%.1f", mean))
+		t.Attr("late-most", fmt.Sprint(slices.Max(late)))
+		t.Attr("recovery", recovery.String())
+
+		require.LessOrEqual(t, crowd, 3, "attempts at one instant")
+		require.LessOrEqual(t, slices.Max(perWindow), 3**stormLoops/2, "attempts within 100 ms")
+		require.LessOrEqual(t, float64(slices.Max(late)), 4*mean+6, "attempts within 100 ms, once the backoffs have grown")
+		require.LessOrEqual(t, recovery, defaultMaxBackoff)
+	})
+}
