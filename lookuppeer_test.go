@@ -1,0 +1,473 @@
+package lookuploop
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/atomic"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+// status returns that of lookupd number i once everybody waits for time.
+func (s *scene) status(i int) LookupdStatus {
+	synctest.Wait()
+	return s.loop.Status().Lookupds[i-1]
+}
+
+func TestLookupdIsDialledOnceRunBeginsAndThenWithoutBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var watch dialWatch
+		s := newScene(t, 1, watch.watch)
+		s.notify(TopicCreated("orders"))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.Empty(t, watch.times(s.lookupds[0].TCPAddress))
+		require.Equal(t, Disconnected, s.status(1).State)
+
+		s.run()
+		require.Equal(t, Connected, s.status(1).State)
+		require.Equal(t, []time.Time{time.Now()}, watch.times(s.lookupds[0].TCPAddress))
+
+		time.Sleep(time.Minute)
+		added := s.start(2).TCPAddress
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{s.lookupds[0].TCPAddress, added}))
+		require.Equal(t, Connected, s.status(2).State)
+		require.Equal(t, []time.Time{time.Now()}, watch.times(added))
+		require.Len(t, watch.times(s.lookupds[0].TCPAddress), 1, "who stays keeps the connection")
+	})
+}
+
+func TestDialIsGivenDialTimeout(t *testing.T) {
+	for _, timeout := range []time.Duration{0, 300 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t, 1, func(o *Options) { o.DialTimeout = timeout })
+			lift := s.lookupds[0].Do(lookupdtest.Blackhole())
+			s.run()
+			if timeout == 0 {
+				timeout = time.Second
+			}
+			time.Sleep(timeout - 1)
+			require.Equal(t, Connecting, s.status(1).State)
+			time.Sleep(1)
+			require.Equal(t, Disconnected, s.status(1).State)
+			require.EqualError(t, s.status(1).LastError, "lookuploop: lookupd1.test:4160: dial: dial tcp lookupd1.test:4160: context deadline exceeded")
+
+			heard := listen(s.lookupds[0])
+			time.Sleep(time.Minute)
+			lift()
+			s.registered()
+			require.NoError(t, s.status(1).LastError)
+			require.Equal(t, []string{"IDENTIFY"}, heard(), "the heartbeats that were due are over")
+		})
+	}
+}
+
+func TestIdentifySendsTopologyOnlyWhenThereIsSome(t *testing.T) {
+	for want, edit := range map[string]func(*Options){
+		`{"broadcast_address":"broker.test","hostname":"broker-host","http_port":4151,"tcp_port":4150,"version":"0.1.0"}`: func(*Options) {},
+		`{"broadcast_address":"broker.test","hostname":"broker-host","http_port":4151,"tcp_port":4150,"topology_region":"r","topology_zone":"z","version":"1.2.3"}`: func(o *Options) {
+			o.TopologyZone, o.TopologyRegion, o.Version = "z", "r", "1.2.3"
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t, 1, edit)
+			var body []byte
+			s.lookupds[0].Do(lookupdtest.On("IDENTIFY", lookupdtest.Observe(func(c lookupdtest.Command) { body = c.Body })))
+			s.run()
+			s.registered()
+			require.JSONEq(t, want, string(body))
+		})
+	}
+}
+
+func TestStatusShowsWhatLookupdSaidOfItselfLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		require.Zero(t, s.status(1).Info)
+		s.run()
+		want := PeerInfo{TCPPort: 4160, HTTPPort: 4161, Version: "1.3.0", Hostname: "lookupd1.test", BroadcastAddress: "lookupd1.test"}
+		require.Equal(t, want, s.status(1).Info)
+		s.lookupds[0].Stop()
+		require.NotEqual(t, Connected, s.status(1).State)
+		require.Equal(t, want, s.status(1).Info)
+
+		s.lookupds[0].Do(lookupdtest.On("IDENTIFY", lookupdtest.Reply(`{"version":"2.0.0"}`)))
+		s.lookupds[0].Start()
+		s.registered()
+		require.Equal(t, PeerInfo{Version: "2.0.0"}, s.status(1).Info)
+	})
+}
+
+// What lookupd doesn't like in IDENTIFY it won't like a moment later either.
+func TestRefusedIdentifyIsTriedAgainAfterMaxBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var watch dialWatch
+		s := newScene(t, 1, watch.watch)
+		s.notify(TopicCreated("orders"))
+		s.lookupds[0].Do(lookupdtest.Times(3, lookupdtest.On("IDENTIFY", lookupdtest.Reject("E_BAD_BODY IDENTIFY missing fields"))))
+		s.run()
+		for range 3 {
+			status := s.status(1)
+			require.Equal(t, Disconnected, status.State)
+			require.Equal(t, time.Now().Add(15*time.Second), status.NextAttempt)
+			require.Equal(t, &ResponseError{Address: "lookupd1.test:4160", Command: "IDENTIFY", Code: "E_BAD_BODY", Message: "IDENTIFY missing fields"}, status.LastError)
+			require.Zero(t, status.Connects)
+			time.Sleep(15 * time.Second)
+		}
+		require.Equal(t, Connected, s.status(1).State)
+		require.NoError(t, s.status(1).LastError)
+		require.Equal(t, slices.Repeat([]time.Duration{15 * time.Second}, 3), watch.gaps(s.lookupds[0].TCPAddress))
+		require.Equal(t, []string{"orders"}, announced(s.lookupds[0]))
+	})
+}
+
+// Of 64 pauses drawn evenly below a limit, the longest is above half of it and
+// the shortest below a quarter.
+func TestBackoffIsDrawnBelowALimitThatDoubles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const peers = 64
+		var watch dialWatch
+		s := newScene(t, 0, watch.watch)
+		var nobody []string
+		for i := range peers {
+			nobody = append(nobody, fmt.Sprintf("nobody.test:%d", 1+i))
+		}
+		require.NoError(t, s.loop.SetLookupdTCPAddresses(nobody))
+		s.run()
+		time.Sleep(5 * time.Minute)
+		require.ErrorIs(t, s.status(1).LastError, syscall.ECONNREFUSED)
+		for i, limit := range []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 12800, 15000, 15000, 15000} {
+			limit *= time.Millisecond
+			var pauses []time.Duration
+			for _, address := range nobody {
+				pauses = append(pauses, watch.gaps(address)[i])
+			}
+			require.LessOrEqual(t, slices.Max(pauses), limit)
+			require.Greater(t, slices.Max(pauses), limit/2)
+			require.Less(t, slices.Min(pauses), limit/4)
+		}
+	})
+}
+
+// IDENTIFY alone proves nothing: a lookupd that dies of what comes then would
+// be hammered.
+func TestBackoffStartsOverOnceASyncWasAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var watch dialWatch
+		s := newScene(t, 1, watch.watch)
+		lookupd := s.lookupds[0]
+		s.notify(TopicCreated("a"), TopicCreated("fatal"), TopicCreated("z"))
+		lift := lookupd.Do(lookupdtest.On("REGISTER fatal", lookupdtest.Restart()))
+		s.run()
+		time.Sleep(30 * time.Minute)
+		pauses := watch.gaps(lookupd.TCPAddress)
+		require.Less(t, len(pauses), 1000, "240 are likely")
+		require.Greater(t, slices.Max(pauses), 10*time.Second)
+		require.EqualValues(t, len(pauses)+1, s.status(1).Connects)
+
+		lift()
+		s.registered()
+		for range 10 {
+			lookupd.CloseConnections()
+			lost := time.Now()
+			require.Equal(t, Disconnected, s.status(1).State)
+			s.registered()
+			require.LessOrEqual(t, time.Since(lost), 100*time.Millisecond)
+		}
+	})
+}
+
+func TestPingIsSentEachHeartbeatInterval(t *testing.T) {
+	for _, interval := range []time.Duration{0, 40 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = interval })
+			s.network.SetLatency(20 * time.Millisecond)
+			heard := listen(s.lookupds[0])
+			s.run()
+			s.registered()
+			require.Equal(t, []string{"IDENTIFY"}, heard())
+			require.Equal(t, 40*time.Millisecond, s.status(1).RTT)
+			if interval == 0 {
+				interval = 15 * time.Second
+			}
+			time.Sleep(10 * interval)
+			require.Equal(t, slices.Repeat([]string{"PING"}, 10), heard())
+			require.WithinRange(t, s.status(1).LastHeartbeat, time.Now().Add(-interval), time.Now())
+			require.EqualValues(t, 11, s.status(1).Commands)
+		})
+	}
+}
+
+// To lookupd only PING and IDENTIFY are signs of life.
+func TestPingIsSentAmidALongSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const interval = 2 * time.Second
+		s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = interval })
+		s.network.SetLatency(20 * time.Millisecond)
+		s.network.SetBandwidth(16 << 10)
+		require.NoError(t, s.loop.SetMetadata(manyTopics(8000)))
+		var heartbeats []time.Time
+		signOfLife := lookupdtest.Observe(func(lookupdtest.Command) { heartbeats = append(heartbeats, time.Now()) })
+		s.lookupds[0].Do(lookupdtest.On("PING", signOfLife))
+		s.lookupds[0].Do(lookupdtest.On("IDENTIFY", signOfLife))
+		started := time.Now()
+		s.run()
+		s.registered()
+		require.Greater(t, time.Since(started), 5*interval)
+		require.EqualValues(t, 1, s.status(1).Connects)
+		require.NoError(t, s.end())
+		for i := range heartbeats[1:] {
+			require.LessOrEqual(t, heartbeats[i+1].Sub(heartbeats[i]), interval+defaultResponseTimeout)
+		}
+		require.LessOrEqual(t, time.Since(heartbeats[len(heartbeats)-1]), interval+defaultResponseTimeout)
+	})
+}
+
+func TestOrderlyEndIsSeenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.notify(TopicCreated("orders"))
+		s.run()
+		s.registered()
+		s.lookupds[0].Do(lookupdtest.Once(lookupdtest.On("PING", lookupdtest.Drop())))
+		time.Sleep(15 * time.Second)
+		require.Equal(t, Disconnected, s.status(1).State)
+		require.ErrorIs(t, s.status(1).LastError, io.EOF)
+		lost := time.Now()
+		require.Equal(t, lost, s.status(1).Since)
+		s.registered()
+		require.LessOrEqual(t, time.Since(lost), 100*time.Millisecond)
+	})
+}
+
+// A lookupd that gets stuck is noticed by the next thing that is said to it.
+func TestLateAnswerEndsTheConnection(t *testing.T) {
+	for name, timeout := range map[string]time.Duration{"default": 0, "other": 3 * time.Second} {
+		for command, say := range map[string]func(s *scene){
+			"REGISTER":   func(s *scene) { s.notify(TopicCreated("new")) },
+			"UNREGISTER": func(s *scene) { s.notify(TopicDeleted("orders")) },
+			"PING":       func(*scene) {},
+			"IDENTIFY":   func(s *scene) { s.lookupds[0].CloseConnections() },
+		} {
+			t.Run(command+" "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newScene(t, 1, func(o *Options) { o.ResponseTimeout = timeout })
+					if timeout == 0 {
+						timeout = time.Second
+					}
+					s.notify(TopicCreated("orders"))
+					s.run()
+					s.registered()
+					var said atomic.Bool
+					s.lookupds[0].Do(lookupdtest.On(command, lookupdtest.Observe(func(lookupdtest.Command) { said.Store(true) })))
+					lift := s.lookupds[0].Do(lookupdtest.On(command, lookupdtest.Hang()))
+					say(s)
+					s.eventually(s.lookupds[0], said.Load)
+					time.Sleep(timeout - 1)
+					synctest.Wait()
+					failures := s.status(1).Failures
+					time.Sleep(1)
+					require.Equal(t, failures+1, s.status(1).Failures)
+					require.ErrorIs(t, s.status(1).LastError, os.ErrDeadlineExceeded)
+					require.ErrorContains(t, s.status(1).LastError, fmt.Sprintf("lookuploop: lookupd1.test:4160: %s: no answer within %v", command, timeout))
+					lift()
+					s.registered()
+				})
+			})
+		}
+	}
+}
+
+// A name that is deleted over HTTP is not announced again by itself, as
+// somebody may be deleting it everywhere.
+func TestResyncAnnouncesWhatLookupdWasToldToForget(t *testing.T) {
+	forget := func(s *scene, path string) {
+		response, err := s.network.Client().Post("http://"+s.lookupds[0].HTTPAddress+path, "", nil)
+		require.NoError(s.t, err)
+		require.NoError(s.t, response.Body.Close())
+		require.Equal(s.t, http.StatusOK, response.StatusCode)
+	}
+	for name, tt := range map[string]struct {
+		interval time.Duration
+		want     []string
+	}{
+		"never":               {0, []string{"other", "other x"}},
+		"after ten minutes":   {10*time.Minute + time.Second, []string{"orders", "orders mail", "orders ship", "other", "other x"}},
+		"with each heartbeat": {15 * time.Second, []string{"orders", "orders mail", "orders ship", "other", "other x"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 2, func(o *Options) { o.ResyncInterval, o.ResponseTimeout = tt.interval, 24*time.Hour })
+				s.notify(
+					TopicCreated("orders"), ChannelCreated("orders", "mail"), ChannelCreated("orders", "ship"),
+					TopicCreated("other"), ChannelCreated("other", "x"), TopicCreated("gone"),
+				)
+				s.run()
+				s.registered()
+				s.lookupds[1].Do(lookupdtest.Hang()) // what was deleted is kept for this one
+				s.notify(TopicDeleted("gone"))
+				require.NoError(t, s.loop.WaitRegistered(t.Context(), 1))
+				synctest.Wait()
+				heard := listen(s.lookupds[0])
+				forget(s, "/topic/delete?topic=orders")
+				time.Sleep(tt.interval)
+				synctest.Wait()
+				require.Equal(t, tt.want, announced(s.lookupds[0]))
+				if tt.interval > time.Minute {
+					forget(s, "/channel/delete?topic=orders&channel=ship")
+					time.Sleep(tt.interval - time.Nanosecond)
+					require.NotContains(t, announced(s.lookupds[0]), "orders ship")
+					time.Sleep(time.Nanosecond)
+				}
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				require.Equal(t, tt.want, announced(s.lookupds[0]))
+
+				commands := heard()
+				registers := slices.DeleteFunc(slices.Clone(commands), func(c string) bool { return c == "PING" })
+				if tt.interval == 0 {
+					require.Empty(t, registers)
+					return
+				}
+				require.InDelta(t, 3*int((time.Hour)/tt.interval), len(registers), 15, "three commands each time")
+				require.NotContains(t, strings.Join(commands, ","), "UNREGISTER")
+				require.NotContains(t, commands, "REGISTER gone")
+			})
+		})
+	}
+}
+
+func TestOnStateChangeTellsEachTransitionInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var told []string
+		s := newScene(t, 1, func(o *Options) {
+			o.OnStateChange = func(status LookupdStatus) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, fmt.Sprintf("%s %v %v", status.Address, status.State, status.LastError))
+			}
+		})
+		lift := s.lookupds[0].Do(lookupdtest.On("IDENTIFY", lookupdtest.Drop()))
+		s.run()
+		synctest.Wait()
+		lift()
+		s.registered()
+		synctest.Wait()
+		s.lookupds[0].Do(lookupdtest.Once(lookupdtest.On("PING", lookupdtest.Drop())))
+		time.Sleep(15 * time.Second)
+		s.registered()
+		require.NoError(t, s.end())
+		const address = "lookupd1.test:4160 "
+		const identifyEnded = "lookuploop: lookupd1.test:4160: IDENTIFY: EOF"
+		const pingEnded = "lookuploop: lookupd1.test:4160: PING: EOF"
+		require.Equal(t, []string{
+			address + "connecting <nil>",
+			address + "disconnected " + identifyEnded,
+			address + "connecting " + identifyEnded,
+			address + "connected " + identifyEnded,
+			address + "disconnected " + pingEnded,
+			address + "connecting " + pingEnded,
+			address + "connected " + pingEnded,
+			address + "disconnected <nil>",
+		}, told)
+	})
+}
+
+// lingeringConn is a connection that breaks at a write, and whose reader gets
+// good answers for a while after its end.
+type lingeringConn struct {
+	net.Conn
+	answers int
+}
+
+func (c *lingeringConn) SetReadDeadline(time.Time) error { return nil }
+
+func (c *lingeringConn) Write(p []byte) (int, error) {
+	if strings.HasPrefix(string(p), "REGISTER") {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *lingeringConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil && c.answers > 0 {
+		c.answers--
+		time.Sleep(200 * time.Millisecond)
+		return copy(p, frame("OK")), nil
+	}
+	return n, err
+}
+
+func TestAnswersOfAnOldConnectionAcknowledgeNothingOnTheNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		replaced := make(chan bool, 1)
+		s := newScene(t, 1, func(o *Options) {
+			dial := o.Dial
+			var last net.Conn
+			o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := dial(ctx, network, address)
+				if last == nil {
+					conn = &lingeringConn{Conn: conn, answers: 10}
+				}
+				last = conn
+				return conn, err
+			}
+			o.OnStateChange = func(status LookupdStatus) {
+				if status.State == Connected && status.Connects == 2 {
+					replaced <- true
+				}
+			}
+		})
+		s.notify(TopicCreated("orders"), TopicCreated("other"))
+		s.lookupds[0].Do(lookupdtest.On("REGISTER", lookupdtest.Delay(900*time.Millisecond)))
+		s.run()
+		<-replaced
+		for range 8 {
+			require.Equal(t, 2, s.status(1).Pending)
+			time.Sleep(100 * time.Millisecond)
+		}
+		s.registered()
+		require.Equal(t, []string{"orders", "other"}, announced(s.lookupds[0]))
+		require.EqualValues(t, 2, s.status(1).Connects)
+	})
+}
+
+// A lookupd that falls behind by more deletions than are kept starts over.
+func TestLookupdThatLagsTooManyDeletionsStartsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, func(o *Options) { o.ResponseTimeout = time.Minute })
+		s.notify(TopicCreated("orders"))
+		s.run()
+		s.registered()
+		lift := s.lookupds[0].Do(lookupdtest.Hang())
+		s.notify(TopicCreated("stuck"))
+		for i := range maxTombstones + 1000 {
+			topic := fmt.Sprintf("topic-%d", i)
+			s.notify(TopicCreated(topic))
+			s.notify(TopicDeleted(topic))
+		}
+		synctest.Wait()
+		require.ErrorIs(t, s.status(1).LastError, errLagged)
+		lift()
+		s.registered()
+		require.Equal(t, []string{"orders", "stuck"}, announced(s.lookupds[0]))
+		require.Equal(t, []string{"orders", "stuck"}, announced(s.lookupds[1]))
+		require.EqualValues(t, 2, s.status(1).Connects)
+		require.EqualValues(t, 1, s.status(2).Connects)
+	})
+}
