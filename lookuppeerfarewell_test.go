@@ -1,0 +1,131 @@
+package lookuploop
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+// mixed is a broker with ephemeral names of each kind.
+var mixed = []Event{
+	TopicCreated("live#ephemeral"), ChannelCreated("live#ephemeral", "view#ephemeral"), ChannelCreated("live#ephemeral", "log"),
+	TopicCreated("orders"), ChannelCreated("orders", "mail"), ChannelCreated("orders", "tail#ephemeral"),
+	TopicCreated("empty#ephemeral"),
+}
+
+// requireForgotten wants the node gone from a lookupd, and of the names those
+// that stay.
+func requireForgotten(t *testing.T, lookupd *lookupdtest.Server) {
+	t.Helper()
+	synctest.Wait()
+	require.Empty(t, announced(lookupd))
+	require.Zero(t, lookupd.Connections())
+	require.Equal(t, []string{"orders"}, lookupd.Topics())
+	require.Equal(t, []string{"mail"}, lookupd.Channels("orders"))
+	require.Equal(t, []string{"log"}, lookupd.Channels("live#ephemeral"), "lookupd keeps what isn't called ephemeral")
+}
+
+// lookupd keeps the names of producers that are gone, ephemeral ones too,
+// unless they are unregistered: a topic's channels before the topic, or it warns.
+func TestEphemeralNamesAreUnregisteredInTheEnd(t *testing.T) {
+	farewell := []string{
+		"UNREGISTER live#ephemeral view#ephemeral", "UNREGISTER live#ephemeral log", "UNREGISTER orders tail#ephemeral",
+		"UNREGISTER live#ephemeral", "UNREGISTER empty#ephemeral",
+	}
+	for name, leave := range map[string]func(*scene) error{
+		"end of Run":         func(s *scene) error { return s.end() },
+		"removed address":    func(s *scene) error { return s.loop.SetLookupdTCPAddresses([]string{s.lookupds[1].TCPAddress}) },
+		"leave of discovery": func(s *scene) error { return s.loop.SetLookupdTCPAddresses(nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 2)
+				s.network.SetLatency(20 * time.Millisecond)
+				s.notify(mixed...)
+				s.run()
+				s.registered()
+				heard := listen(s.lookupds[0])
+				left := time.Now()
+				require.NoError(t, leave(s))
+				s.eventually(s.lookupds[0], func() bool { return s.lookupds[0].Connections() == 0 })
+				require.LessOrEqual(t, time.Since(left), 60*time.Millisecond, "there and back, and the end")
+				require.Equal(t, farewell, heard())
+				requireForgotten(t, s.lookupds[0])
+				if name == "removed address" {
+					require.Len(t, announced(s.lookupds[1]), len(mixed))
+					require.EqualValues(t, 1, s.status(1).Connects)
+				} else {
+					requireForgotten(t, s.lookupds[1])
+				}
+			})
+		})
+	}
+}
+
+// More than fits a chunk and the window, and amid the sync.
+func TestEphemeralNamesAreUnregisteredInTheEndHoweverMany(t *testing.T) {
+	for name, settle := range map[string]func(*scene){
+		"after the sync": (*scene).registered,
+		"amid the sync":  func(*scene) { time.Sleep(30 * time.Millisecond) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 1)
+				s.network.SetLatency(5 * time.Millisecond)
+				m := manyTopics(2000)
+				for i := range m.Topics {
+					m.Topics[i].Name += ephemeralSuffix
+				}
+				require.NoError(t, s.loop.SetMetadata(m))
+				s.run()
+				settle(s)
+				require.NotEmpty(t, s.lookupds[0].Topics())
+				ended := time.Now()
+				require.NoError(t, s.end())
+				require.Less(t, time.Since(ended), 200*time.Millisecond)
+				time.Sleep(5 * time.Millisecond)
+				synctest.Wait()
+				require.Empty(t, s.lookupds[0].Topics())
+			})
+		})
+	}
+}
+
+func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
+	for name, order := range map[string]lookupdtest.Order{
+		"hung":           lookupdtest.Hang(),
+		"half open":      lookupdtest.HalfOpen(),
+		"dripping":       lookupdtest.Drip(300 * time.Millisecond),
+		"hung at last":   lookupdtest.After(3, lookupdtest.Hang()),
+		"half open late": lookupdtest.After(3, lookupdtest.HalfOpen()),
+	} {
+		for how, leave := range map[string]func(*scene) error{
+			"end of Run":      func(s *scene) error { return s.end() },
+			"removed address": func(s *scene) error { return s.loop.SetLookupdTCPAddresses(nil) },
+		} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var watch dialWatch
+					s := newScene(t, 1, watch.watch)
+					s.network.SetBuffer(60) // writes wait
+					s.notify(mixed...)
+					s.run()
+					s.registered()
+					lift := s.lookupds[0].Do(order)
+					left := time.Now()
+					require.NoError(t, leave(s))
+					time.Sleep(time.Until(left.Add(leaveTimeout)))
+					synctest.Wait()
+					require.Zero(t, watch.opened())
+					lift()
+					require.NoError(t, s.end())
+					require.Equal(t, left.Add(leaveTimeout), time.Now())
+				})
+			})
+		}
+	}
+}
