@@ -18,6 +18,7 @@ import (
 // and why. It may be called from any goroutine but OnStateChange, also before
 // Run; once Run's context has ended it returns ErrClosed.
 func (l *Loop) WaitRegistered(ctx context.Context, n int) error {
+	ended := ctx.Done() // a nil context panics here, before any lock is held
 	r := l.reg
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -37,7 +38,7 @@ func (l *Loop) WaitRegistered(ctx context.Context, n int) error {
 		select {
 		case <-changed:
 		case <-l.ended:
-		case <-ctx.Done():
+		case <-ended:
 			err = fmt.Errorf("lookuploop: not registered: %s: %w", l.missing(), ctx.Err())
 		}
 		r.mu.Lock()
