@@ -96,12 +96,17 @@ func TestEphemeralNamesAreUnregisteredInTheEndHoweverMany(t *testing.T) {
 }
 
 func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
-	for name, order := range map[string]lookupdtest.Order{
-		"hung":           lookupdtest.Hang(),
-		"half open":      lookupdtest.HalfOpen(),
-		"dripping":       lookupdtest.Drip(300 * time.Millisecond),
-		"hung at last":   lookupdtest.After(3, lookupdtest.Hang()),
-		"half open late": lookupdtest.After(3, lookupdtest.HalfOpen()),
+	for name, tt := range map[string]struct {
+		order  lookupdtest.Order
+		topics int // created just before
+	}{
+		"hung":           {lookupdtest.Hang(), 0},
+		"half open":      {lookupdtest.HalfOpen(), 0},
+		"dripping":       {lookupdtest.Drip(300 * time.Millisecond), 0},
+		"hung at last":   {lookupdtest.After(3, lookupdtest.Hang()), 0},
+		"half open late": {lookupdtest.After(3, lookupdtest.HalfOpen()), 0},
+		"stuck write":    {lookupdtest.HalfOpen(), 100},
+		"full window":    {lookupdtest.Hang(), 2000},
 	} {
 		for how, leave := range map[string]func(*scene) error{
 			"end of Run":      func(s *scene) error { return s.end() },
@@ -110,12 +115,16 @@ func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
 			t.Run(name+" "+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var watch dialWatch
-					s := newScene(t, 1, watch.watch)
+					s := newScene(t, 1, watch.watch, func(o *Options) { o.ResponseTimeout = time.Minute })
 					s.network.SetBuffer(60) // writes wait
 					s.notify(mixed...)
 					s.run()
 					s.registered()
-					lift := s.lookupds[0].Do(order)
+					lift := s.lookupds[0].Do(tt.order)
+					for _, topic := range manyTopics(tt.topics).Topics {
+						s.notify(TopicCreated(topic.Name))
+					}
+					synctest.Wait()
 					left := time.Now()
 					require.NoError(t, leave(s))
 					time.Sleep(time.Until(left.Add(leaveTimeout)))
