@@ -62,18 +62,19 @@ type batch struct {
 	encoded  bytes.Buffer
 }
 
-var pingCommand = nsq.Ping()
+// encodedPing is made once, so that a heartbeat allocates nothing.
+var encodedPing = nsq.Ping().String() + "\n"
 
 // add encodes c, which isn't IDENTIFY.
 func (b *batch) add(c command) {
-	cmd := pingCommand
-	switch c.verb {
+	switch c.verb { // a bytes.Buffer takes everything
 	case register:
-		cmd = nsq.Register(c.topicName(), c.channelName())
+		nsq.Register(c.topicName(), c.channelName()).WriteTo(&b.encoded)
 	case unregister:
-		cmd = nsq.UnRegister(c.topicName(), c.channelName())
+		nsq.UnRegister(c.topicName(), c.channelName()).WriteTo(&b.encoded)
+	case ping:
+		b.encoded.WriteString(encodedPing)
 	}
-	cmd.WriteTo(&b.encoded) // a bytes.Buffer takes everything
 	b.commands = append(b.commands, c)
 }
 

@@ -37,7 +37,7 @@ type lookupPeer struct {
 
 	origin        atomic.Pointer[origin]
 	state         atomic.Pointer[peerState]
-	lastHeartbeat atomic.Time
+	lastHeartbeat atomic.Int64 // in nanoseconds since 1970; 0: never
 	rtt           atomic.Duration
 	connects      atomic.Uint64
 	failures      atomic.Uint64
@@ -256,7 +256,7 @@ func (p *lookupPeer) handle(a answers) {
 }
 
 func (p *lookupPeer) noteHeartbeat(rtt time.Duration) {
-	p.lastHeartbeat.Store(time.Now())
+	p.lastHeartbeat.Store(time.Now().UnixNano())
 	p.rtt.Store(rtt)
 }
 

@@ -75,6 +75,10 @@ func (p *lookupPeer) status() LookupdStatus {
 	s := p.state.Load()
 	from := p.origin.Load()
 	pending, refused := p.reg.view(&p.cursor)
+	var lastHeartbeat time.Time
+	if at := p.lastHeartbeat.Load(); at > 0 {
+		lastHeartbeat = time.Unix(0, at)
+	}
 	return LookupdStatus{
 		Address:       p.address,
 		Names:         from.names,
@@ -85,7 +89,7 @@ func (p *lookupPeer) status() LookupdStatus {
 		Pending:       pending,
 		Refused:       refused,
 		LastError:     s.lastError,
-		LastHeartbeat: p.lastHeartbeat.Load(),
+		LastHeartbeat: lastHeartbeat,
 		RTT:           p.rtt.Load(),
 		Connects:      p.connects.Load(),
 		Failures:      p.failures.Load(),
