@@ -1,0 +1,34 @@
+package lookuploop
+
+import (
+	"testing"
+
+	"github.com/nsqio/go-nsq"
+	"github.com/stretchr/testify/require"
+)
+
+// FuzzNotifyNames holds what Notify accepts against go-nsq's rule for names,
+// and what is then sent against the one line that it should be.
+func FuzzNotifyNames(f *testing.F) {
+	f.Add("orders", "mail")
+	f.Add("orders#ephemeral", "mail#ephemeral")
+	f.Add("or\nders", "mail")
+	f.Add("orders", "ma il")
+	f.Add("", "#ephemeral")
+	f.Fuzz(func(t *testing.T, topic, channel string) {
+		loop, err := New(Options{BroadcastAddress: "broker.test", BroadcastTCPPort: 4150, BroadcastHTTPPort: 4151})
+		require.NoError(t, err)
+		err = loop.Notify(TopicCreated(topic), ChannelCreated(topic, channel))
+		if !nsq.IsValidTopicName(topic) || !nsq.IsValidChannelName(channel) {
+			require.ErrorIs(t, err, ErrInvalidName)
+			require.Empty(t, loop.Metadata().Topics)
+			return
+		}
+		require.NoError(t, err)
+		var c cursor
+		var b batch
+		loop.reg.attach(&c)
+		require.NoError(t, loop.reg.read(&c, chunkSize, everything, &b))
+		require.Equal(t, "REGISTER "+topic+" "+channel+"\n", b.encoded.String())
+	})
+}
