@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lookuploop/lookuploop"
@@ -38,7 +41,11 @@ type producer struct {
 	Topics []string `json:"topics,omitempty"` // only by /nodes
 }
 
-func (p producer) isBroker() bool { return p.Host == brokerHost && p.Port == brokerPort }
+func (p producer) address() string { return net.JoinHostPort(p.Host, strconv.Itoa(p.Port)) }
+
+func (a answer) names(broker string) bool {
+	return slices.ContainsFunc(a.Producers, func(p producer) bool { return p.address() == broker })
+}
 
 func (a answer) String() string {
 	text, err := json.Marshal(a)
@@ -50,7 +57,7 @@ func (a answer) String() string {
 
 // get asks a lookupd. That it doesn't know the topic is an answer too.
 func (l lookupd) get(ctx context.Context, path string) (answer, error) {
-	body, status, err := l.request(ctx, http.MethodGet, path)
+	body, status, err := request(ctx, http.MethodGet, l.http+path, "")
 	if err != nil {
 		return answer{}, err
 	}
@@ -62,18 +69,19 @@ func (l lookupd) get(ctx context.Context, path string) (answer, error) {
 	return a, nil
 }
 
-func (l lookupd) request(ctx context.Context, method, path string) (body []byte, status int, err error) {
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+l.http+path, nil)
+// request sends a request to a lookupd or the broker.
+func request(ctx context.Context, method, url, body string) (answer []byte, status int, err error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+url, strings.NewReader(body))
 	if err != nil {
 		return nil, 0, err
 	}
-	response, err := client.Do(request)
+	response, err := client.Do(r)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer response.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	return body, response.StatusCode, err
+	answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	return answer, response.StatusCode, err
 }
 
 // deleteTopics makes a running lookupd forget the names of the tour's topics,
@@ -83,7 +91,7 @@ func (l lookupd) deleteTopics() error {
 	defer cancel()
 	var errs []error
 	for _, topic := range topics {
-		body, status, err := l.request(ctx, http.MethodPost, "/topic/delete?topic="+topic)
+		body, status, err := request(ctx, http.MethodPost, l.http+"/topic/delete?topic="+topic, "")
 		if err == nil && status != http.StatusOK {
 			err = fmt.Errorf("%s: /topic/delete: status %d, %q", l.name, status, body)
 		}
@@ -147,16 +155,16 @@ func each(ctx context.Context, lookupds []lookupd, c condition) error {
 // not less and not more.
 func (t *tour) checkAnswers(ctx context.Context) {
 	t.check(ctx, "every lookupd's HTTP answers are what the broker has", func(ctx context.Context) error {
-		return each(ctx, t.lookupds, hasExactly(t.loop.Metadata()))
+		return each(ctx, t.lookupds, t.hasExactly(t.broker.Loop().Metadata()))
 	})
 }
 
-func hasExactly(m lookuploop.Metadata) condition {
+func (t *tour) hasExactly(m lookuploop.Metadata) condition {
 	return func(ctx context.Context, l lookupd) error {
 		var names []string
 		for _, topic := range m.Topics {
 			names = append(names, topic.Name)
-			if err := hasProducer(topic.Name, topic.Channels...)(ctx, l); err != nil {
+			if err := t.hasProducer(topic.Name, topic.Channels...)(ctx, l); err != nil {
 				return err
 			}
 		}
@@ -165,24 +173,25 @@ func hasExactly(m lookuploop.Metadata) condition {
 			return err
 		}
 		slices.Sort(names)
-		i := slices.IndexFunc(a.Producers, producer.isBroker)
-		if i < 0 || !slices.Equal(slices.Sorted(slices.Values(a.Producers[i].Topics)), names) {
-			return fmt.Errorf("%s: /nodes doesn't have the topics %v, but %v", l.name, names, a)
+		for _, p := range a.Producers {
+			if p.address() == t.broker.TCPAddress() && slices.Equal(slices.Sorted(slices.Values(p.Topics)), names) {
+				return nil
+			}
 		}
-		return nil
+		return fmt.Errorf("%s: /nodes doesn't have the topics %v, but %v", l.name, names, a)
 	}
 }
 
 // hasProducer: the lookupd names the broker, once, for the topic, and knows
 // the channels.
-func hasProducer(topic string, channels ...lookuploop.ChannelMetadata) condition {
+func (t *tour) hasProducer(topic string, channels ...lookuploop.ChannelMetadata) condition {
 	return func(ctx context.Context, l lookupd) error {
 		path := "/lookup?topic=" + topic
 		a, err := l.get(ctx, path)
 		if err != nil {
 			return err
 		}
-		if len(a.Producers) != 1 || !a.Producers[0].isBroker() {
+		if len(a.Producers) != 1 || !a.names(t.broker.TCPAddress()) {
 			return fmt.Errorf("%s: %s doesn't name the broker, but %v", l.name, path, a)
 		}
 		for _, c := range channels {
@@ -195,9 +204,9 @@ func hasProducer(topic string, channels ...lookuploop.ChannelMetadata) condition
 }
 
 // hasForgotten: the lookupd doesn't name the broker for anything.
-func hasForgotten(ctx context.Context, l lookupd) error {
+func (t *tour) hasForgotten(ctx context.Context, l lookupd) error {
 	a, err := l.get(ctx, "/nodes")
-	if err == nil && slices.ContainsFunc(a.Producers, producer.isBroker) {
+	if err == nil && a.names(t.broker.TCPAddress()) {
 		err = fmt.Errorf("%s: /nodes still has the broker: %v", l.name, a)
 	}
 	return err

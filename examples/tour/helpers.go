@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lookuploop/lookuploop"
+	"github.com/lookuploop/lookuploop/examples/internal/membroker"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -40,7 +41,7 @@ func newTour(args []string, out io.Writer) (*tour, error) {
 	flags := flag.NewFlagSet("tour", flag.ContinueOnError)
 	flags.Func("lookupd-tcp-address", "TCP `host:port` of a running nsqlookupd; may be given multiple times", list(&tcp))
 	flags.Func("lookupd-http-address", "its HTTP `host:port`; as many, in the same order", list(&http))
-	verbose := flags.Bool("v", false, "show the library's log on stderr")
+	verbose := flags.Bool("v", false, "show the log of broker and library on stderr")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
@@ -61,15 +62,17 @@ func newTour(args []string, out io.Writer) (*tour, error) {
 	}
 	t := &tour{
 		report: report{out: out, patience: checkTimeout, started: time.Now()},
-		options: lookuploop.Options{
-			BroadcastAddress:  brokerHost,
-			BroadcastTCPPort:  brokerPort,
-			BroadcastHTTPPort: brokerPort + 1,
-			DataPath:          dir,
-			Logger:            logger,
+		options: membroker.Options{
+			TCPAddress:  "127.0.0.1:0",
+			HTTPAddress: "127.0.0.1:0",
+			DataPath:    dir,
+			Logger:      logger,
 		},
-		given:    len(tcp) > 0,
-		stopLoop: func() error { return nil },
+		given:        len(tcp) > 0,
+		messages:     messages{received: make(map[string]bool)},
+		stopProducer: func() {},
+		stopConsumer: func() {},
+		stopBroker:   func() error { return nil },
 	}
 	for i := range tcp {
 		t.lookupds = append(t.lookupds, lookupd{name: lookupdName(i + 1), tcp: tcp[i], http: http[i]})
@@ -129,7 +132,9 @@ func (t *tour) run(ctx context.Context) (err error) {
 
 // cleanUp leaves nothing behind.
 func (t *tour) cleanUp() error {
-	errs := []error{t.stopLoop()}
+	t.stopProducer()
+	t.stopConsumer()
+	errs := []error{t.stopBroker()}
 	for _, l := range t.lookupds {
 		switch {
 		case l.server != nil:
@@ -214,16 +219,15 @@ func (t *tour) introduce() {
 		kind = "running already"
 	}
 	fmt.Fprint(t.out, `lookuploop registers an NSQ broker with every nsqlookupd, as nsqd does for itself,
-so that consumers find it. You tell the library what the broker has; it keeps
-every lookupd knowing exactly that. Here it does so over real TCP and HTTP.
+so that consumers find it. The broker tells the library what it has; the library
+keeps every lookupd knowing exactly that. Here it does so over real TCP and HTTP,
+for a small broker in memory (examples/broker) and NSQ's own client, go-nsq.
 "ok" and a time: what was checked, and how long it took to become true.
 
 `)
 	for _, l := range t.lookupds {
 		t.print("%s  TCP %s, HTTP %s (%s)", l.name, l.tcp, l.http, kind)
 	}
-	t.print("broker     %s:%d (a name only: no message is sent here)", brokerHost, brokerPort)
-	t.print("DataPath   %s", t.options.DataPath)
 }
 
 // showAnswer prints what a lookupd answers, of the producers only the broker.
@@ -231,7 +235,7 @@ func (t *tour) showAnswer(ctx context.Context, l lookupd, path string) {
 	t.show(ctx, l.name+" answers GET "+path, func(ctx context.Context) (string, error) {
 		a, err := l.get(ctx, path)
 		all := len(a.Producers)
-		a.Producers = slices.DeleteFunc(a.Producers, func(p producer) bool { return !p.isBroker() })
+		a.Producers = slices.DeleteFunc(a.Producers, func(p producer) bool { return p.address() != t.broker.TCPAddress() })
 		text := breakLines.Replace(a.String())
 		if others := all - len(a.Producers); others > 0 {
 			text += fmt.Sprintf(" and %d other producers", others)
@@ -256,7 +260,7 @@ func (t *tour) showStatus() {
 	if t.failure != nil {
 		return
 	}
-	for i, s := range t.loop.Status().Lookupds {
+	for i, s := range t.broker.Loop().Status().Lookupds {
 		t.print("              Status of %s: %-12v %d pending, %d connects", t.lookupds[i].name, s.State, s.Pending, s.Connects)
 	}
 }

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nsqio/go-nsq"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -77,24 +80,27 @@ func TestTourFails(t *testing.T) {
 			t.lookupds[1].server.Do(lookupdtest.On("REGISTER "+returns, lookupdtest.Reply("OK")))
 		}, 2, "every lookupd's HTTP answers are what the broker has", "lookupd 2: /lookup?topic=tour-returns"},
 		{"a lookupd loses a channel", func(t *tour) {
-			t.lookupds[1].server.Do(lookupdtest.On("REGISTER "+orders+" mail", lookupdtest.Reply("OK")))
-		}, 2, "every lookupd's HTTP answers are what the broker has", "lacks the channel mail"},
+			t.lookupds[1].server.Do(lookupdtest.On("REGISTER "+returns+" exchange", lookupdtest.Reply("OK")))
+		}, 2, "every lookupd's HTTP answers are what the broker has", "lacks the channel exchange"},
+		{"a message is lost", func(t *tour) {
+			t.messages.published = 1
+		}, 3, "messages arrive: all 2 until now", "message 1 of 2 has not come"},
 		{"a lookupd doesn't forget a topic", func(t *tour) {
-			t.lookupds[0].server.Do(lookupdtest.On("UNREGISTER "+orders, lookupdtest.Reply("OK")))
-		}, 3, "every lookupd's HTTP answers are what the broker has", "lookupd 1: /nodes"},
+			t.lookupds[0].server.Do(lookupdtest.On("UNREGISTER "+returns, lookupdtest.Reply("OK")))
+		}, 4, "every lookupd's HTTP answers are what the broker has", "lookupd 1: /nodes"},
 		{"a lookupd that comes back refuses a topic", func(t *tour) {
 			t.lookupds[0].server.Do(lookupdtest.On("REGISTER "+news, lookupdtest.Reject(refusal)))
-		}, 4, "it knows everything again", refusal},
+		}, 5, "it knows everything again", refusal},
 		{"a second lookupd hangs", func(t *tour) {
 			t.lookupds[1].server.Do(lookupdtest.On("REGISTER "+alerts, lookupdtest.Hang()))
-		}, 5, "the others name the broker for it", "not registered"},
+		}, 6, "the others have acknowledged", "not registered"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
 			tour, err := newTour(nil, &out)
 			require.NoError(t, err)
-			tour.patience = time.Second
+			hurry(tour, test.step)
 			test.spoil(tour)
 
 			err = tour.run(t.Context())
@@ -108,6 +114,20 @@ func TestTourFails(t *testing.T) {
 	}
 }
 
+func TestMessagesThatTheBrokerRefusesAreNoticed(t *testing.T) {
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, nobody.Close())
+	producer, err := nsq.NewProducer(nobody.Addr().String(), nsq.NewConfig())
+	require.NoError(t, err)
+	producer.SetLogger(nil, nsq.LogLevelMax)
+	defer producer.Stop()
+
+	var m messages
+	m.publish(t.Context(), producer)
+	require.ErrorIs(t, m.arrived(1), syscall.ECONNREFUSED)
+}
+
 func TestTourDoubtsHTTP(t *testing.T) {
 	t.Parallel()
 	l := lookupdtest.NewUnstartedServer()
@@ -119,7 +139,7 @@ func TestTourDoubtsHTTP(t *testing.T) {
 	var out bytes.Buffer
 	tour, err := newTour(flagsFor(l), &out)
 	require.NoError(t, err)
-	tour.patience = 200 * time.Millisecond
+	hurry(tour, 2)
 	require.ErrorContains(t, tour.run(t.Context()), "step 2: every lookupd's HTTP answers")
 }
 
@@ -153,7 +173,7 @@ func TestTourKeepsAwayFromOthersTopics(t *testing.T) {
 
 func TestTourIsInterrupted(t *testing.T) {
 	t.Parallel()
-	for _, moment := range []string{"lookuploop registers", "is killed", "answers nothing any more", "Run is cancelled"} {
+	for _, moment := range []string{"lookuploop registers", "is killed", "messages arrive", "answers nothing any more", "the producer has stopped"} {
 		ctx, cancel := context.WithCancel(t.Context())
 		var out bytes.Buffer
 		tour, err := newTour(nil, writerFunc(func(p []byte) (int, error) {
@@ -184,6 +204,17 @@ func TestFlags(t *testing.T) {
 
 func flagsFor(l *lookupdtest.Server) []string {
 	return []string{"-lookupd-tcp-address", l.TCPAddress, "-lookupd-http-address", l.HTTPAddress}
+}
+
+// hurry makes a tour wait less in the step that is to fail.
+func hurry(t *tour, step int) {
+	out := t.out
+	t.out = writerFunc(func(p []byte) (int, error) {
+		if strings.HasPrefix(string(p), fmt.Sprintf("\n%d. ", step)) {
+			t.patience = 2 * time.Second
+		}
+		return out.Write(p)
+	})
 }
 
 type writerFunc func(p []byte) (int, error)
