@@ -53,6 +53,8 @@ func TestScale(t *testing.T) {
 		require.Len(t, s.lookupds[0].Topics(), *scaleRegistrations)
 		trips := 2 + windows(*scaleRegistrations)
 		require.LessOrEqual(t, took, time.Duration(trips+1)*roundTrip)
+		t.Attr("lookupds", fmt.Sprint(*scaleLookupds))
+		t.Attr("registrations", fmt.Sprint(*scaleRegistrations))
 		t.Attr("virtual", took.String())
 		t.Attr("round-trips", fmt.Sprintf("%.1f", float64(took)/float64(roundTrip)))
 		t.Attr("memory", fmt.Sprint(liveMemory()-before))

@@ -1,0 +1,115 @@
+// Command benchmarks runs all benchmarks and shows what came out:
+//
+//	go run ./benchmarks
+//
+// from the top of the repository. It takes about ten minutes and wants a
+// machine that does nothing else. What the benchmarks print goes to
+// benchmarks/results.txt; medians and ratios, between the markers, into
+// BENCHMARKS.md; the plots into benchmarks/*.svg. With NSQLOOKUPD naming the
+// binary of a real nsqlookupd, full syncs are measured with that one too.
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+)
+
+const (
+	resultsFile = "benchmarks/results.txt"
+	reportFile  = "BENCHMARKS.md"
+	syncPlot    = "benchmarks/sync.svg"
+	stormPlot   = "benchmarks/storm.svg"
+)
+
+// jobs are the calls of go test. Those that simulate are run once: their time
+// is virtual.
+func jobs(count int) [][]string {
+	bench := func(pattern, benchtime string, count int) []string {
+		return []string{"-run=^$", "-bench=^Benchmark(" + pattern + ")$", "-benchtime=" + benchtime, fmt.Sprint("-count=", count)}
+	}
+	return [][]string{
+		bench("Notify", "200ms", count),
+		bench("NotifyParallel", "20x", count),
+		bench("NotifyDuringSync", "1x", count),
+		bench("Isolation|Visible", "5000x", count),
+		bench("Memory|Burst", "1x", count),
+		bench("LoadMetadata", "3x", count),
+		bench("Snapshot", "20x", count),
+		bench("Sync", "1x", count),
+		bench("Scale", "1x", min(count, 3)),
+		{"-run=^TestReconnectStorm$", "-v", "-storm.loops=1000"},
+		{"-run=^TestScale$", "-v", "-scale.lookupds=10", "-scale.registrations=10000"},
+		{"-run=^TestScale$", "-v", "-scale.lookupds=10", "-scale.registrations=100000"},
+		{"-run=^TestScale$", "-v", "-scale.lookupds=100", "-scale.registrations=100000"},
+	}
+}
+
+func main() {
+	log.SetFlags(0)
+	count := flag.Int("count", 10, "how often each benchmark is run")
+	render := flag.Bool("render", false, "run nothing: show the results that are in "+resultsFile)
+	flag.Parse()
+	if err := run(*count, *render); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(count int, render bool) error {
+	if !render {
+		if err := measure(count); err != nil {
+			return err
+		}
+	}
+	data, err := os.ReadFile(resultsFile)
+	if err != nil {
+		return err
+	}
+	results := parse(string(data))
+	if err := updateReport(results); err != nil {
+		return err
+	}
+	if err := os.WriteFile(syncPlot, []byte(plotSync(results)), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(stormPlot, []byte(plotStorm(results)), 0o644)
+}
+
+// measure writes what go test prints to resultsFile, and to the screen. A job
+// that fails doesn't keep the others from running.
+func measure(count int) error {
+	if os.Getenv("NSQLOOKUPD") == "" {
+		log.Print("NSQLOOKUPD names no nsqlookupd: syncs are measured with lookupdtest only")
+	}
+	var results bytes.Buffer
+	fmt.Fprintf(&results, "date: %s\ngo: %s\ncpus: %d\n", time.Now().UTC().Format("2006-01-02 15:04 UTC"), runtime.Version(), runtime.NumCPU())
+	var failed []string
+	start := time.Now()
+	all := jobs(count)
+	for i, args := range all {
+		args = append([]string{"test", ".", "-timeout=20m"}, args...)
+		log.Printf("\n[%d of %d, %v so far] go %s", i+1, len(all), time.Since(start).Round(time.Second), strings.Join(args, " "))
+		fmt.Fprintf(&results, "\n$ go %s\n", strings.Join(args, " "))
+		cmd := exec.Command("go", args...)
+		cmd.Stdout = io.MultiWriter(os.Stdout, &results)
+		cmd.Stderr = os.Stderr
+		if err := cmd.Run(); err != nil {
+			failed = append(failed, fmt.Sprintf("%v: go %s", err, strings.Join(args, " ")))
+		}
+		if err := os.WriteFile(resultsFile, results.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	log.Printf("\ndone in %v", time.Since(start).Round(time.Second))
+	if len(failed) > 0 {
+		return fmt.Errorf("failed, so %s is as it was:\n%s", reportFile, strings.Join(failed, "\n"))
+	}
+	return nil
+}
