@@ -128,9 +128,9 @@ func TestHostileLookupdCostsOneResponse(t *testing.T) {
 func TestLookupdThatLagsIsDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2)
-		lift := s.lookupds[1].Do(lookupdtest.On("REGISTER", lookupdtest.Delay(900*time.Millisecond)))
 		s.run()
 		s.registered()
+		lift := s.lookupds[1].Do(lookupdtest.Delay(900 * time.Millisecond))
 		for i := range 5 * maxTombstones {
 			topic := fmt.Sprint("topic", i)
 			s.notify(TopicCreated(topic))
@@ -143,6 +143,7 @@ func TestLookupdThatLagsIsDisconnected(t *testing.T) {
 				require.LessOrEqual(t, size, maxTombstones)
 			}
 		}
+		synctest.Wait()
 		require.NotZero(t, s.loop.Status().Lookupds[1].Failures)
 		require.Zero(t, s.loop.Status().Lookupds[0].Failures)
 		lift()
