@@ -24,6 +24,7 @@ func (w *simWorld) finish() {
 		w.setAddresses([]int{0, 1})
 	}
 	w.converge()
+	w.checkRefusal()
 	w.checkStatus()
 	w.checkDisk()
 	w.checkEnd()
@@ -78,6 +79,45 @@ func (w *simWorld) converge() {
 	w.settle()
 	w.checkDatabases(func(producers int) bool { return producers == 1 })
 	w.checkNothingElse()
+}
+
+// checkRefusal lets a lookupd refuse one name, which must not keep it from
+// hearing of the others.
+func (w *simWorld) checkRefusal() {
+	refused := w.history.setting.refused
+	if refused == "" || len(w.faults) > 0 {
+		return
+	}
+	message := "E_BAD_TOPIC not valid"
+	if strings.Contains(refused, " ") {
+		message = "E_BAD_CHANNEL not valid"
+	}
+	server := w.servers[w.configured[0]]
+	lift := server.Do(lookupdtest.On("REGISTER "+refused, lookupdtest.Reject(message)))
+	server.CloseConnections()
+	w.settle()
+	ctx, cancel := context.WithTimeout(context.Background(), w.bound())
+	defer cancel()
+	err := server.Wait(ctx, func() bool {
+		known := registrations(server)
+		for name := range w.model.broker.names() {
+			isRefused := name == refused || strings.HasPrefix(name, refused+" ")
+			if known[name] != 1 && !isRefused {
+				return false
+			}
+		}
+		return true
+	})
+	if err != nil {
+		w.failf("lookupd %d refuses %q and knows no more than %v", w.configured[0], refused, registrations(server))
+	}
+	for _, refusal := range w.loop.Status().Lookupds[0].Refused {
+		if name := strings.TrimSpace(refusal.Topic + " " + refusal.Channel); name != refused && refusal.Topic != refused {
+			w.failf("lookupd %d refuses %q, and Status says %v", w.configured[0], refused, refusal)
+		}
+	}
+	lift()
+	w.converge()
 }
 
 // refusing counts the lookupds that refuse names.

@@ -25,7 +25,8 @@ type simSetting struct {
 	bandwidth  int
 	maxBackoff time.Duration
 	resync     time.Duration
-	preload    int // topics with a channel each that are there from the beginning
+	preload    int    // topics with a channel each that are there from the beginning
+	refused    string // after all other faults one lookupd still refuses this "topic" or "topic channel"
 }
 
 // simStep is one thing that happens after a pause.
@@ -53,6 +54,7 @@ func drawHistory(seed uint64) *simHistory {
 			maxBackoff: pick(r, time.Second, 5*time.Second, 15*time.Second),
 			resync:     pick(r, 0, 0, 7*time.Second),
 			preload:    pick(r, 0, 3, 30),
+			refused:    pick(r, "", "a", "b x"),
 		},
 		lookupds: 2 + r.IntN(simMaxLookupds-1),
 	}
