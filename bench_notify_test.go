@@ -105,6 +105,7 @@ func BenchmarkVisible(b *testing.B) {
 	defer second.Close()
 	bareConn := dialSingle(b, first.TCPAddress).conn
 	defer bareConn.Close()
+	require.NoError(b, bareConn.SetDeadline(time.Time{}))
 	answer := make([]byte, len("\x00\x00\x00\x02OK"))
 
 	var acked, bare sample

@@ -18,12 +18,12 @@ import (
 type singleClient struct{ conn net.Conn }
 
 func (c singleClient) Read(p []byte) (int, error) {
-	c.conn.SetReadDeadline(time.Now().Add(time.Second))
+	c.conn.SetReadDeadline(time.Now().Add(patience))
 	return c.conn.Read(p)
 }
 
 func (c singleClient) Write(p []byte) (int, error) {
-	c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	c.conn.SetWriteDeadline(time.Now().Add(patience))
 	return c.conn.Write(p)
 }
 

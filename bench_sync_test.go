@@ -78,7 +78,9 @@ func syncLoop(b testing.TB, lookupd process, m Metadata, u *usage) {
 		end = run(b, loop)
 		registered(b, loop, 1)
 	})
-	require.EqualValues(b, len(m.Topics)+1, loop.Status().Lookupds[0].Commands) // and IDENTIFY
+	if lookupd := loop.Status().Lookupds[0]; lookupd.Connects != 1 {
+		b.Logf("connected %d times, the last connection ended with: %v", lookupd.Connects, lookupd.LastError)
+	}
 	end()
 }
 

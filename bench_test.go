@@ -28,7 +28,7 @@ func run(b testing.TB, loop *Loop) (end func()) {
 
 // registered waits until n lookupds know everything; 0: all.
 func registered(b testing.TB, loop *Loop, n int) {
-	ctx, cancel := context.WithTimeout(b.Context(), patience)
+	ctx, cancel := context.WithTimeout(b.Context(), 10*patience)
 	defer cancel()
 	require.NoError(b, loop.WaitRegistered(ctx, n))
 }

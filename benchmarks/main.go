@@ -95,13 +95,14 @@ func measure(count int) error {
 	all := jobs(count)
 	for i, args := range all {
 		args = append([]string{"test", ".", "-timeout=20m"}, args...)
-		log.Printf("\n[%d of %d, %v so far] go %s", i+1, len(all), time.Since(start).Round(time.Second), strings.Join(args, " "))
-		fmt.Fprintf(&results, "\n$ go %s\n", strings.Join(args, " "))
+		command := "go '" + strings.Join(args, "' '") + "'"
+		log.Printf("\n[%d of %d, %v so far] %s", i+1, len(all), time.Since(start).Round(time.Second), command)
+		fmt.Fprintf(&results, "\n$ %s\n", command)
 		cmd := exec.Command("go", args...)
 		cmd.Stdout = io.MultiWriter(os.Stdout, &results)
 		cmd.Stderr = os.Stderr
 		if err := cmd.Run(); err != nil {
-			failed = append(failed, fmt.Sprintf("%v: go %s", err, strings.Join(args, " ")))
+			failed = append(failed, fmt.Sprintf("%v: %s", err, command))
 		}
 		if err := os.WriteFile(resultsFile, results.Bytes(), 0o644); err != nil {
 			return err
