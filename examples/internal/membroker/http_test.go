@@ -188,7 +188,7 @@ func TestHTTPShowsTheLoop(t *testing.T) {
 	b.do(t, "POST", "/topic/create?topic=t", "")
 	b.waitRegistered(t)
 
-	r, err := http.NewRequest("GET", "http://"+b.HTTPAddress()+"/debug/lookuploop?topic=t", nil)
+	r, err := http.NewRequest(http.MethodGet, "http://"+b.HTTPAddress()+"/debug/lookuploop?topic=t", nil)
 	require.NoError(t, err)
 	r.Close = true
 	answer, err := http.DefaultClient.Do(r)
