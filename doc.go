@@ -35,6 +35,10 @@
 //   - A name that an nsqlookupd refuses is set aside for that nsqlookupd, shown
 //     in Status, and tried again later. Everything else goes on.
 //
+// TestSimulation shows all of it: it plays random histories of changes, faults
+// of lookupds, networks and disks, swaps and restarts, and holds each lookupd
+// and nsqd.dat against what they should be. The README names a test for each point.
+//
 // # What is not guaranteed
 //
 // All of this is about producers, and about what nsqlookupd makes of it:
