@@ -42,7 +42,6 @@ const (
 	loading              // LoadMetadata is running
 	inUse                // LoadMetadata is out of the question
 	running
-	over
 )
 
 // New checks opts and returns all that is wrong with them, joined. It does no I/O.

@@ -1,9 +1,6 @@
 package lookuploop
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // Event says that a topic or channel of the broker came, went, or was paused
 // or unpaused. Make one with TopicCreated and its like, and hand it to Notify.
@@ -56,7 +53,13 @@ func ChannelPaused(topic, channel string) Event { return Event{channelPaused, to
 func ChannelUnpaused(topic, channel string) Event { return Event{channelUnpaused, topic, channel} }
 
 func (e Event) String() string {
-	return strings.TrimRight(fmt.Sprintf("%s: %q %q", eventNames[e.kind], e.topic, e.channel), ` "`) + `"`
+	switch {
+	case e.kind == 0:
+		return eventNames[0]
+	case e.isAboutChannel():
+		return fmt.Sprintf("%s: %q %q", eventNames[e.kind], e.topic, e.channel)
+	}
+	return fmt.Sprintf("%s: %q", eventNames[e.kind], e.topic)
 }
 
 // isAboutChannel tells whether the event is about a channel rather than a topic.

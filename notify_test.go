@@ -35,6 +35,20 @@ func TestEventsSayWhatHappened(t *testing.T) {
 	}
 }
 
+// A name at fault has to be recognizable in the error that is about it.
+func TestEventsShowNamesAtFaultAsTheyAre(t *testing.T) {
+	for want, e := range map[string]Event{
+		`no event`:                    {},
+		`topic created: "a "`:         TopicCreated("a "),
+		`topic created: ""`:           TopicCreated(""),
+		`topic created: "a\""`:        TopicCreated(`a"`),
+		`channel created: "a" ""`:     ChannelCreated("a", ""),
+		`channel deleted: "a" "x \""`: ChannelDeleted("a", `x "`),
+	} {
+		require.Equal(t, want, e.String())
+	}
+}
+
 func TestEventsAreEqualIfTheySayTheSame(t *testing.T) {
 	all := []Event{
 		{}, TopicCreated("a"), TopicDeleted("a"), TopicPaused("a"), TopicUnpaused("a"), TopicCreated("b"),

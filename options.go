@@ -143,14 +143,6 @@ func (o Options) withDefaults() (Options, error) {
 		}
 		o.Hostname = name
 	}
-	if o.BroadcastAddress == "" {
-		o.BroadcastAddress = o.Hostname
-	}
-	if strings.ContainsAny(o.BroadcastAddress, "[]") {
-		fault("broadcast address %q: write an IPv6 address without brackets", o.BroadcastAddress)
-	} else if strings.Contains(o.BroadcastAddress, ":") && net.ParseIP(withoutZone(o.BroadcastAddress)) == nil {
-		fault("broadcast address %q: name the host alone, the port goes into BroadcastTCPPort", o.BroadcastAddress)
-	}
 	if o.Version == "" {
 		o.Version = version
 	}
@@ -164,6 +156,14 @@ func (o Options) withDefaults() (Options, error) {
 		if strings.ContainsFunc(s.value, isSpaceOrControl) {
 			fault("%s %q: remove the space or control character", s.name, s.value)
 		}
+	}
+	if o.BroadcastAddress == "" {
+		o.BroadcastAddress = o.Hostname
+	}
+	if strings.ContainsAny(o.BroadcastAddress, "[]") {
+		fault("broadcast address %q: write an IPv6 address without brackets", o.BroadcastAddress)
+	} else if strings.Contains(o.BroadcastAddress, ":") && net.ParseIP(withoutZone(o.BroadcastAddress)) == nil {
+		fault("broadcast address %q: name the host alone, the port goes into BroadcastTCPPort", o.BroadcastAddress)
 	}
 	if strings.ContainsRune(o.DataPath, 0) {
 		fault("DataPath %q: remove the null byte", o.DataPath)

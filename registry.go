@@ -1,6 +1,7 @@
 package lookuploop
 
 import (
+	"slices"
 	"strings"
 	"sync"
 )
@@ -283,6 +284,7 @@ func (r *registry) snapshot(persistent bool) (Metadata, uint64) {
 				channels = append(channels, ChannelMetadata{Name: c.name, Paused: c.paused})
 			}
 		}
+		slices.Reverse(channels[first:]) // the newest was first
 		m.Topics = append(m.Topics, TopicMetadata{
 			Name: e.name, Paused: e.paused, Channels: channels[first:len(channels):len(channels)],
 		})
