@@ -78,7 +78,13 @@ func cell(s sample, format func(float64) string, t ...target) string {
 	return fmt.Sprintf("%s (%s – %s)", text, format(slices.Min(s)), format(slices.Max(s)))
 }
 
-func times(x float64) string    { return fmt.Sprintf("%.3g×", x) }
+func times(x float64) string {
+	if x >= 1000 {
+		return fmt.Sprintf("%.0f×", x)
+	}
+	return fmt.Sprintf("%.3g×", x)
+}
+
 func plain(x float64) string    { return fmt.Sprintf("%.3g", x) }
 func bytesOf(x float64) string  { return fmt.Sprintf("%.0f B", x) }
 func megabyte(x float64) string { return fmt.Sprintf("%.1f MB", x) }
