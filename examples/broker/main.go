@@ -1,15 +1,18 @@
 // Command broker is an NSQ broker in memory that NSQ's own tools can use: any
 // NSQ client publishes and consumes, nsqlookupd and nsqadmin find it.
 //
-//	go run ./examples/broker
+//	go -C examples/broker run .
 //
 // Without -lookupd-tcp-address it starts an nsqlookupd of its own, in memory
 // too. It runs until Ctrl-C or SIGTERM. Messages are lost when it ends; with
 // -data-path it finds its topics and channels again.
 //
-// Its HTTP API has nsqd's paths, and two more: /debug/lookuploop shows how
-// things stand with each lookupd, in a browser too, and /ready answers 503 until
-// all of them (with ?n=2: two) know everything that the broker has.
+// Its HTTP API has nsqd's paths, and three more: /debug/lookuploop shows how
+// things stand with each lookupd, in a browser too, /metrics shows it to
+// Prometheus, and /ready answers 503 until all of them (with ?n=2: two) know
+// everything that the broker has.
+//
+// It is a module of its own, because the library's doesn't depend on Prometheus.
 package main
 
 import (
@@ -25,6 +28,9 @@ import (
 
 	"github.com/lookuploop/lookuploop/examples/internal/membroker"
 	"github.com/lookuploop/lookuploop/lookupdtest"
+	"github.com/lookuploop/lookuploop/lookupprom"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 func main() {
@@ -55,6 +61,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(lookupprom.NewCollector(broker.Loop()))
+	broker.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	fmt.Fprintf(out, "broker: TCP %s, HTTP http://%s\n", broker.TCPAddress(), broker.HTTPAddress())
 	return broker.Run(ctx)
 }

@@ -65,6 +65,7 @@ func TestRun(t *testing.T) {
 	require.Len(t, found.Producers, 1)
 	require.Equal(t, "127.0.0.1", found.Producers[0].BroadcastAddress)
 	require.Contains(t, request(t, "GET", broker+"/debug/lookuploop", ""), `"topics": 1`)
+	require.Contains(t, request(t, "GET", broker+"/metrics", ""), "lookuploop_topics 1\n")
 
 	began := time.Now()
 	cancel()

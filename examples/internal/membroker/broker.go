@@ -23,6 +23,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"sync"
 	"time"
 
@@ -37,6 +38,8 @@ type Broker struct {
 	tcp     net.Listener
 	http    net.Listener
 	started time.Time
+
+	handlers map[string]http.Handler // by path, see Handle
 
 	mu      sync.RWMutex
 	topics  map[string]*topic
@@ -90,6 +93,7 @@ func newBroker(opts Options) *Broker {
 		opts:        opts,
 		started:     time.Now(),
 		topics:      make(map[string]*topic),
+		handlers:    make(map[string]http.Handler),
 		lookupSlots: make(chan struct{}, 16),
 		draining:    make(chan struct{}),
 	}
@@ -107,6 +111,9 @@ func (b *Broker) HTTPAddress() string { return b.http.Addr().String() }
 // Loop is the broker's side of the discovery: ask it for its Status, or wait with
 // it until the lookupds know the broker. Its Notify is the broker's to call.
 func (b *Broker) Loop() *lookuploop.Loop { return b.loop }
+
+// Handle serves path by HTTP with h, besides the broker's own. It is called before Run.
+func (b *Broker) Handle(path string, h http.Handler) { b.handlers[path] = h }
 
 // Run restores the topics and channels of nsqd.dat and serves until ctx ends,
 // then ends in order within about two seconds:

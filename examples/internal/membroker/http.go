@@ -53,6 +53,9 @@ func (b *Broker) newHTTPServer() *http.Server {
 	post("/channel/unpause", forChannel(func(t, c string) error { return b.pauseChannel(t, c, false) }))
 	mux.Handle("/config/{option}", route{[]string{"GET", "PUT"}, b.handleConfig})
 	mux.Handle("/debug/lookuploop", statuspage.Handler(b.loop))
+	for path, h := range b.handlers {
+		mux.Handle(path, h)
+	}
 	mux.Handle("/", route{handler: notFound})
 
 	return &http.Server{
