@@ -33,18 +33,19 @@ const (
 // is virtual.
 func jobs(count int) [][]string {
 	bench := func(pattern, benchtime string, count int) []string {
-		return []string{"-run=^$", "-bench=^Benchmark(" + pattern + ")$", "-benchtime=" + benchtime, fmt.Sprint("-count=", count)}
+		return []string{"-run=^$", "-bench=" + pattern, "-benchtime=" + benchtime, fmt.Sprint("-count=", count)}
 	}
 	return [][]string{
-		bench("Notify", "200ms", count),
-		bench("NotifyParallel", "20x", count),
-		bench("NotifyDuringSync", "1x", count),
-		bench("Isolation|Visible", "5000x", count),
-		bench("Memory|Burst", "1x", count),
-		bench("LoadMetadata", "3x", count),
-		bench("Snapshot", "20x", count),
-		bench("Sync", "1x", count),
-		bench("Scale", "1x", min(count, 3)),
+		bench("^BenchmarkNotify$", "200ms", count),
+		bench("^BenchmarkNotifyParallel$", "20x", count),
+		bench("^BenchmarkNotifyDuringSync$", "1x", count),
+		bench("^Benchmark(Isolation|Visible)$", "5000x", count),
+		bench("^Benchmark(Memory|Burst)$", "1x", count),
+		bench("^BenchmarkLoadMetadata$", "3x", count),
+		bench("^BenchmarkSnapshot$", "20x", count),
+		bench("^BenchmarkSync$", "1x", count),
+		bench("^BenchmarkScale$/lookupds/n=10{4,5}$", "1x", count),
+		bench("^BenchmarkScale$/lookupds/n=10{6}$", "1x", 1),
 		{"-run=^TestReconnectStorm$", "-v", "-storm.loops=1000"},
 		{"-run=^TestScale$", "-v", "-scale.lookupds=10", "-scale.registrations=10000"},
 		{"-run=^TestScale$", "-v", "-scale.lookupds=10", "-scale.registrations=100000"},
