@@ -11,6 +11,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -64,34 +65,37 @@ func main() {
 }
 
 func run(count int, render bool) error {
+	var failed error
 	if !render {
-		if err := measure(count); err != nil {
-			return err
-		}
+		failed = measure(count)
 	}
+	return errors.Join(failed, show())
+}
+
+// show makes the report and the plots of what is in resultsFile.
+func show() error {
 	data, err := os.ReadFile(resultsFile)
 	if err != nil {
 		return err
 	}
 	results := parse(string(data))
-	if err := updateReport(results); err != nil {
-		return err
-	}
-	if err := os.WriteFile(syncPlot, []byte(plotSync(results)), 0o644); err != nil {
-		return err
-	}
-	return os.WriteFile(stormPlot, []byte(plotStorm(results)), 0o644)
+	return errors.Join(
+		updateReport(results),
+		os.WriteFile(syncPlot, []byte(plotSync(results)), 0o644),
+		os.WriteFile(stormPlot, []byte(plotStorm(results)), 0o644),
+	)
 }
 
 // measure writes what go test prints to resultsFile, and to the screen. A job
-// that fails doesn't keep the others from running.
+// that fails doesn't keep the others from running, nor what they measured from
+// being shown.
 func measure(count int) error {
 	if os.Getenv("NSQLOOKUPD") == "" {
 		log.Print("NSQLOOKUPD names no nsqlookupd: syncs are measured with lookupdtest only")
 	}
 	var results bytes.Buffer
 	fmt.Fprintf(&results, "date: %s\ngo: %s\ncpus: %d\n", time.Now().UTC().Format("2006-01-02 15:04 UTC"), runtime.Version(), runtime.NumCPU())
-	var failed []string
+	var failed []error
 	start := time.Now()
 	all := jobs(count)
 	for i, args := range all {
@@ -103,15 +107,12 @@ func measure(count int) error {
 		cmd.Stdout = io.MultiWriter(os.Stdout, &results)
 		cmd.Stderr = os.Stderr
 		if err := cmd.Run(); err != nil {
-			failed = append(failed, fmt.Sprintf("%v: %s", err, command))
+			failed = append(failed, fmt.Errorf("%w: %s", err, command))
 		}
 		if err := os.WriteFile(resultsFile, results.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}
 	log.Printf("\ndone in %v", time.Since(start).Round(time.Second))
-	if len(failed) > 0 {
-		return fmt.Errorf("failed, so %s is as it was:\n%s", reportFile, strings.Join(failed, "\n"))
-	}
-	return nil
+	return errors.Join(failed...)
 }
