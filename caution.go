@@ -14,7 +14,8 @@ type caution struct {
 }
 
 // newCaution draws the consequence of a loss. A careful connection takes 64
-// round trips longer at most.
+// round trips longer at most; 128 where each topic has a channel, as a group is
+// counted in entries of the log and the two share a command.
 func newCaution(acked uint64, unanswered int) caution {
 	const groups = 64
 	return caution{from: acked, left: unanswered, group: (unanswered + groups - 1) / groups}
