@@ -318,7 +318,7 @@ func TestHTTPPortZeroIsAnOptionsFault(t *testing.T) {
 func TestRunReturnsWithNothingLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var watch dialWatch
-		s := newScene(t, 7, watch.watch)
+		s := newScene(t, 7, watch.watch, func(o *Options) { o.ResponseTimeout = time.Minute })
 		s.network.SetLatency(10 * time.Millisecond)
 		require.NoError(t, s.loop.SetMetadata(manyTopics(5000)))
 		s.notify(TopicCreated("live#ephemeral"))
