@@ -305,27 +305,33 @@ func (w *simWorld) restart(goroutines [][][]Event) {
 // crash stops the machine. What is left of the disk is drawn with n.
 func (w *simWorld) crash(n uint64) {
 	w.disk.mu.Lock()
-	isTooUncertain := len(w.disk.pending) > 8
 	w.disk.crashed = true
 	w.disk.mu.Unlock()
-	if isTooUncertain { // too many outcomes to choose from
-		w.disk.mu.Lock()
-		w.disk.crashed = false
-		w.disk.mu.Unlock()
-		return
-	}
 	w.network.Reset()
 	if err := w.end(); err != nil && !errors.Is(err, errMachineStopped) {
 		w.failf("Run: %v", err)
 	}
 	w.tasks.Wait()
-	outcomes := w.disk.afterCrash()
-	slices.SortFunc(outcomes, func(a, b *memoryDisk) int { return strings.Compare(a.content(), b.content()) })
-	w.disk = outcomes[n%uint64(len(outcomes))]
+	w.disk = w.disk.outcome(n)
 	w.start()
 	w.model.mu.Lock()
 	defer w.model.mu.Unlock()
 	w.model.confirm(w.model.current())
+}
+
+// outcome is the n-th of all disks that the crash can leave; where these are
+// too many, the one that has lost everything it may lose.
+func (d *memoryDisk) outcome(n uint64) *memoryDisk {
+	if len(d.pending) > 8 {
+		files := make(map[string]string)
+		for path, node := range d.durable {
+			files[path] = string(node.durable)
+		}
+		return newMemoryDisk(files)
+	}
+	outcomes := d.afterCrash()
+	slices.SortFunc(outcomes, func(a, b *memoryDisk) int { return strings.Compare(a.content(), b.content()) })
+	return outcomes[n%uint64(len(outcomes))]
 }
 
 // content is all that is on a disk.
