@@ -4,9 +4,11 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,21 +39,50 @@ func TestSimulation(t *testing.T) {
 		seed = uint64(rand.Uint32()) + 1
 	}
 	fmt.Printf("TestSimulation: -histories=%d -history.seed=%d\n", *simHistories, seed) // before anything can hang or crash
-	for i := range uint64(*simHistories) {
-		h := drawHistory(seed + i)
-		if *simKept != "" {
-			h = drawHistory(seed).keep(parseSteps(t, *simKept))
-		}
-		faults := playHistory(t, h)
-		if faults == nil {
-			continue
-		}
-		if *simKept == "" {
-			h, faults = shorten(t, h, faults)
-		}
-		t.Fatalf("%s\n\nThe history, shortened:\n%s\nPlay it again: go test -run=TestSimulation -histories=10 -history.seed=%d -history.steps=%s\nThe whole of it: go test -run=TestSimulation -histories=1 -history.seed=%d",
-			strings.Join(faults, "\n"), h, h.seed, h.stepNumbers(), h.seed)
+	draw := func(i int) *simHistory { return drawHistory(seed + uint64(i)) }
+	if *simKept != "" {
+		kept := drawHistory(seed).keep(parseSteps(t, *simKept))
+		draw = func(int) *simHistory { return kept }
 	}
+	h, faults := playHistories(t, draw)
+	if h == nil {
+		return
+	}
+	if *simKept == "" {
+		h, faults = shorten(t, h, faults)
+	}
+	t.Fatalf("%s\n\nThe history, shortened:\n%s\nPlay it again: go test -run=TestSimulation -histories=10 -history.seed=%d -history.steps=%s\nThe whole of it: go test -run=TestSimulation -histories=1 -history.seed=%d",
+		strings.Join(faults, "\n"), h, h.seed, h.stepNumbers(), h.seed)
+}
+
+// playHistories plays them, as many at a time as there are processors, until
+// one fails, and returns that one.
+func playHistories(t *testing.T, draw func(int) *simHistory) (failed *simHistory, faults []string) {
+	var mu sync.Mutex
+	var players sync.WaitGroup
+	next := 0
+	nextHistory := func() *simHistory {
+		mu.Lock()
+		defer mu.Unlock()
+		if failed != nil || next == *simHistories {
+			return nil
+		}
+		next++
+		return draw(next - 1)
+	}
+	for range runtime.GOMAXPROCS(0) {
+		players.Go(func() {
+			for h := nextHistory(); h != nil; h = nextHistory() {
+				if f := playHistory(t, h); f != nil {
+					mu.Lock()
+					failed, faults = h, f
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	players.Wait()
+	return failed, faults
 }
 
 // playHistory plays it in a bubble of its own, and returns what went wrong.
