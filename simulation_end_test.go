@@ -225,10 +225,15 @@ func (w *simWorld) checkEnd() {
 	}
 }
 
-// checkWrites checks that all that was ever written was true when it was, and
-// written in small pieces.
+// checkWrites checks that all that was ever written was true when it was,
+// written in small pieces, and that no topic went before its channels.
 func (w *simWorld) checkWrites() {
+	announced := make(map[*simConn]map[string]bool)
 	for _, write := range w.wire.writes {
+		if announced[write.conn] == nil {
+			announced[write.conn] = make(map[string]bool)
+		}
+		known := announced[write.conn]
 		if len(write.lines) > chunkSize+2 { // a PING, and one entry over
 			w.failf("%d commands in one write", len(write.lines))
 		}
@@ -237,8 +242,15 @@ func (w *simWorld) checkWrites() {
 			isTrue := true
 			switch verb {
 			case "REGISTER":
+				known[name] = true
 				isTrue = w.model.existed(name, write.at)
 			case "UNREGISTER":
+				delete(known, name)
+				for other := range known {
+					if strings.HasPrefix(other, name+" ") {
+						w.failf("%s was written to %s before its channel %q was unregistered", line, write.conn.address, other)
+					}
+				}
 				isNews := w.model.wasMissing(name, write.at) && w.model.wasDeleted(name, write.conn.dialed, write.at)
 				isTrue = isNews || strings.Contains(name, ephemeralSuffix) && w.isLeaving(write)
 			}

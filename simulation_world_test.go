@@ -132,6 +132,12 @@ func (w *simWorld) start() {
 		}
 	}
 
+	for name := range brokerOf(m).names() {
+		if strings.Contains(name, ephemeralSuffix) {
+			w.failf("%q was persisted", name)
+		}
+	}
+
 	w.model.mu.Lock()
 	text := persistentText(m)
 	if !slices.Contains(w.model.persisted, text) {
