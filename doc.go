@@ -51,8 +51,8 @@
 //     without a PING the old entry is hidden.
 //   - nsqlookupd tells producers apart by their remote address, so
 //     Options.Dial must not fix the local port.
-//   - A topic that an administrator tombstoned stays hidden for 45 s, whatever
-//     is sent. One that was deleted at nsqlookupd while the broker has it
+//   - A topic that an administrator tombstoned stays hidden for 45 s, unless
+//     the broker deletes and creates it. One that was deleted at nsqlookupd while the broker has it
 //     stays unknown until the next connection, or the next resync if
 //     Options.ResyncInterval is set.
 //   - Between a change and its place in nsqd.dat lie about 100 ms; a crash
