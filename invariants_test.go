@@ -34,50 +34,54 @@ func TestFarewellBeforeAnythingWasSent(t *testing.T) {
 // replace nsqd.dat but not sync the directory, and the one that follows: it
 // finds the new file, which a crash would still take back.
 func TestPersistMetadataAfterAWriteThatWasNotSynced(t *testing.T) {
-	for name, atLoading := range map[string]fault{
-		"the disk is fine again":    {},
-		"it can't be synced either": {err: syscall.EIO},
+	const orders = `{"topics":[{"name":"orders","paused":false,"channels":[]}],"version":"0.1.0"}`
+	const nothing = `{"topics":[],"version":"0.1.0"}`
+	for name, tt := range map[string]struct {
+		before    string
+		change    Event
+		after     string
+		atLoading error // of syncing the directory
+	}{
+		"the disk is fine again":              {nothing, TopicCreated("orders"), orders, nil},
+		"it can't be synced either":           {nothing, TopicCreated("orders"), orders, syscall.EIO},
+		"nothing is left and can't be synced": {orders, TopicDeleted("orders"), nothing, syscall.EIO},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				disk := newMemoryDisk(nil)
-				onDisk := func(o *Options) { o.DataPath = "data" }
+				disk := newMemoryDisk(map[string]string{"data/nsqd.dat": tt.before})
 				load := func() *Loop {
-					loop := newLoop(t, onDisk)
+					loop := newLoop(t, func(o *Options) { o.DataPath = "data" })
 					loop.disk = disk
 					_, err := loop.LoadMetadata()
 					require.NoError(t, err)
 					return loop
 				}
-				before := load()
-				disk.order(func(step string) (f fault) {
-					if step == "sync directory" {
-						f.err = syscall.EIO
-					}
-					return f
-				})
-				require.NoError(t, before.Notify(TopicCreated("orders")))
+				failToSync := func(err error) {
+					disk.order(func(step string) (f fault) {
+						if step == "sync directory" {
+							f.err = err
+						}
+						return f
+					})
+				}
+				first := load()
+				require.NoError(t, first.Notify(tt.change))
+				failToSync(syscall.EIO)
 				ended, cancel := context.WithCancel(context.Background())
 				cancel()
-				require.ErrorIs(t, before.Run(ended), syscall.EIO)
+				require.ErrorIs(t, first.Run(ended), syscall.EIO)
 
-				disk.order(func(step string) (f fault) {
-					if step == "sync directory" {
-						f = atLoading
-					}
-					return f
-				})
-				loop := load()
-				disk.order(nil)
+				failToSync(tt.atLoading)
+				second := load()
+				failToSync(nil)
 				running, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				go loop.Run(running)
-				require.NoError(t, loop.PersistMetadata(t.Context()))
+				go second.Run(running)
+				require.NoError(t, second.PersistMetadata(t.Context()))
 				for _, outcome := range disk.afterCrash() {
-					file := &metadataFile{path: "data/nsqd.dat", fs: outcome}
-					m, err := file.load()
+					data, err := outcome.readFile("data/nsqd.dat")
 					require.NoError(t, err)
-					require.Equal(t, []TopicMetadata{{Name: "orders", Channels: []ChannelMetadata{}}}, m.Topics)
+					require.Equal(t, tt.after, string(data))
 				}
 			})
 		})

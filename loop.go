@@ -116,6 +116,7 @@ func (l *Loop) load() (Metadata, error) {
 	}
 	l.reg.mu.Lock()
 	l.reg.declare(m)
+	l.reg.version++ // nothing at all is newer than no file, too
 	onDisk := l.reg.version
 	l.reg.mu.Unlock()
 	l.file = file
