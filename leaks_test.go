@@ -32,8 +32,11 @@ func TestThousandLivesLeakNothing(t *testing.T) {
 		}
 		liveAndDie(t, dir, lookupds, life)
 	}
-	require.LessOrEqual(t, countDescriptors(t, lookupds), before)
-	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines)
+	// What leaks does so in at least every fourth life. A few more are those that
+	// the runtime opened since, or that are being closed.
+	const few = 20
+	require.LessOrEqual(t, countDescriptors(t, lookupds), before+few)
+	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+few)
 }
 
 const descriptors = "/proc/self/fd"
