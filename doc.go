@@ -17,6 +17,19 @@
 // tells how things stand. To leave in good order, call
 // SetLookupdTCPAddresses(nil), let the clients finish, and end Run's context.
 //
+// # Options
+//
+// Only the ports are required. LookupdTCPAddresses says whom to inform, and
+// with ResolveInterval and Resolver names among them are looked up again and
+// again. BroadcastAddress, BroadcastTCPPort, BroadcastHTTPPort, Hostname,
+// Version, TopologyZone and TopologyRegion are what the nsqlookupds, and from
+// them consumers and nsqadmin, learn of the broker. DataPath is where nsqd.dat
+// lies. HeartbeatInterval, DialTimeout, ResponseTimeout, MinBackoff,
+// MaxBackoff and ResyncInterval are the times of the conversation with an
+// nsqlookupd, and MaxResponseSize bounds what it may answer. Dial is the place
+// for TLS, HTTPClient that for TopicChannels. Logger and OnStateChange tell
+// what happens.
+//
 // # Guarantees
 //
 // Once faults stop, every configured nsqlookupd lists the broker as a producer
