@@ -68,6 +68,8 @@
 //     the broker deletes and creates it. One that was deleted at nsqlookupd while the broker has it
 //     stays unknown until the next connection, or the next resync if
 //     Options.ResyncInterval is set.
+//   - An nsqlookupd that has more than 10,000 deletions to hear of, because
+//     they came at once or it is slow, is disconnected and told everything anew.
 //   - Between a change and its place in nsqd.dat lie about 100 ms; a crash
 //     within loses it unless PersistMetadata had returned.
 //
@@ -81,7 +83,8 @@
 // DataPath there is one that writes nsqd.dat. Run returns when all of them
 // have. Options.OnStateChange is called from the goroutine of the nsqlookupd
 // it is about, with no lock held; it delays that one only. If it panics, the
-// program ends, as with any goroutine.
+// program ends, as with any goroutine. A nil context is an error of Run and
+// TopicChannels, and a panic in what waits, as in the standard library.
 //
 // # Errors
 //
