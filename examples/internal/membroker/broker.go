@@ -187,6 +187,16 @@ func (b *Broker) stopAccepting() {
 	close(b.draining)
 }
 
+// isDraining tells whether nothing is handed out any more.
+func (b *Broker) isDraining() bool {
+	select {
+	case <-b.draining:
+		return true
+	default:
+		return false
+	}
+}
+
 // reportLoss says how many messages end with the broker: nothing is lost silently.
 func (b *Broker) reportLoss() {
 	b.mu.RLock()

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,12 +47,7 @@ func start(t testing.TB, opts Options) running {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(ctx) }()
-	stopped := false
-	stop := func() error {
-		if stopped {
-			return nil
-		}
-		stopped = true
+	stop := sync.OnceValue(func() error {
 		cancel()
 		select {
 		case err := <-ended:
@@ -59,7 +55,7 @@ func start(t testing.TB, opts Options) running {
 		case <-time.After(patience):
 			return fmt.Errorf("the broker did not end within %v", patience)
 		}
-	}
+	})
 	t.Cleanup(func() { require.NoError(t, stop()) })
 	_, pong := b.do(t, "GET", "/ping", "") // answered when the broker is served
 	require.Equal(t, "OK", pong)

@@ -49,7 +49,7 @@ func (c *client) write() {
 			}
 			err = writeFrame(w, r.frameType, r.data)
 		case <-c.wake:
-			if !drain {
+			if !c.broker.isDraining() { // which may be so before it is seen below
 				err = sendMessages(w, s)
 			}
 		case <-heartbeat.C:
