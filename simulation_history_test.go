@@ -88,7 +88,8 @@ func pick[T any](r simRandom, from ...T) T { return from[r.IntN(len(from))] }
 // step draws what happens next, in a history with so many lookupds.
 func (r simRandom) step(lookupds int) simStep {
 	i := r.IntN(lookupds)
-	name, do := "", (func(*simWorld))(nil)
+	var name string
+	var do func(*simWorld)
 	switch n := r.IntN(100); {
 	case n < 42:
 		name, do = r.notify()

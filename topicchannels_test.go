@@ -249,7 +249,7 @@ func TestLookupdIsAskedAtTheAddressItGave(t *testing.T) {
 				s := newScene(t, 1, func(o *Options) {
 					o.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 						asked = append(asked, r.URL.Host)
-						return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"channels":["mail"]}`))}, nil
+						return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(`{"channels":["mail"]}`))}, nil
 					})}
 				})
 				s.lookupds[0].Do(lookupdtest.On("IDENTIFY", lookupdtest.Reply(tt.info)))
