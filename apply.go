@@ -10,7 +10,7 @@ import (
 // check returns what is wrong with events. It is called with mu held.
 func (r *registry) check(events []Event) error {
 	var errs []error
-	earlier := view{registry: r}
+	earlier := view{registry: r, noted: r.scratch}
 	for i, e := range events {
 		if err := earlier.check(e); err != nil {
 			errs = append(errs, err)
@@ -19,29 +19,34 @@ func (r *registry) check(events []Event) error {
 			earlier.note(e)
 		}
 	}
+	r.scratch = nil
+	if len(earlier.noted) < 100 { // as it mostly is: the next call needn't make another
+		clear(earlier.noted)
+		r.scratch = earlier.noted
+	}
 	return errors.Join(errs...)
 }
 
 // apply makes a checked event true. It is called with mu held.
 func (r *registry) apply(e Event) {
-	topic := r.topic(e.topic)
-	entry := topic
-	if e.isAboutChannel() && topic != nil {
-		entry = r.live(key{topic, e.channel})
+	k := key{name: e.topic}
+	if e.isAboutChannel() {
+		k = key{r.topic(e.topic), e.channel}
+		if k.parent == nil {
+			return // the channel of an unknown topic was deleted
+		}
 	}
 	switch e.kind {
-	case topicCreated:
-		r.create(key{name: e.topic})
-	case channelCreated:
-		r.create(key{topic, e.channel})
+	case topicCreated, channelCreated:
+		r.create(k)
 	case topicDeleted, channelDeleted:
-		if entry != nil {
+		if entry := r.live(k); entry != nil {
 			r.delete(entry)
 		}
 	case topicPaused, channelPaused:
-		r.pause(entry, true)
+		r.pause(r.live(k), true)
 	case topicUnpaused, channelUnpaused:
-		r.pause(entry, false)
+		r.pause(r.live(k), false)
 	}
 }
 
@@ -82,10 +87,8 @@ func (v *view) hasTopic(name string) bool {
 	return v.topic(name) != nil
 }
 
+// hasChannel is about a topic that exists.
 func (v *view) hasChannel(topic, name string) bool {
-	if !v.hasTopic(topic) {
-		return false
-	}
 	deletion, topicWasDeleted := v.noted[TopicDeleted(topic)]
 	if f, ok := v.noted[ChannelCreated(topic, name)]; ok && f.order > deletion.order {
 		return f.exists

@@ -29,6 +29,8 @@ type registry struct {
 	ephemerals       int    // entries, tombstones among them, that are ephemeral
 	version          uint64 // raised by each change of what belongs into nsqd.dat
 
+	scratch map[Event]fate // of check, empty between its calls
+
 	connected []*cursor
 	waiters   int
 	changed   chan struct{} // closed when a waiter should look again
