@@ -12,10 +12,15 @@ import (
 // leaveTimeout bounds the farewell of a connection.
 const leaveTimeout = time.Second
 
+// provenAfter is how long a connection must have lasted, and lookupd must have
+// acknowledged everything on it, for the backoff to start over. A lookupd that
+// breaks at once on what it acknowledged gets it ever more rarely.
+const provenAfter = time.Second
+
 // lookupPeer keeps one nsqlookupd informed. The Loop makes it, starts run and
 // waits for its end.
 //
-// Owned by the goroutine of run: the connection, backoff, caution, out,
+// Owned by the goroutine of run: the connection, backoff, caution, inSync, out,
 // resyncAt and every change of state. The connection's reader calls handle.
 // Anyone may read the atomics and call wakeUp, heartbeat and stop. What is in
 // cursor belongs to the registry.
@@ -32,6 +37,7 @@ type lookupPeer struct {
 
 	backoff  backoff
 	caution  caution
+	inSync   bool // on this connection lookupd acknowledged everything there was when it connected
 	out      batch
 	resyncAt time.Time
 
@@ -71,6 +77,7 @@ func (p *lookupPeer) heartbeat() {
 // returns, the last connection is closed and its reader has ended.
 func (p *lookupPeer) run() {
 	for p.stopping.Err() == nil {
+		p.inSync = false
 		p.transition(dial, peerState{})
 		c, info, err := p.connect()
 		if err == nil {
@@ -137,7 +144,6 @@ func (p *lookupPeer) serve(c *connection, info PeerInfo) error {
 
 // talk says what there is to say until the connection ends or the peer has left.
 func (p *lookupPeer) talk(c *connection) error {
-	inSync := false
 	for {
 		if p.stopping.Err() != nil {
 			return p.leave(c)
@@ -146,8 +152,7 @@ func (p *lookupPeer) talk(c *connection) error {
 		if err != nil {
 			return err
 		}
-		if !inSync && p.reg.inSync(&p.cursor) {
-			inSync = true
+		if !p.inSync && p.reg.inSync(&p.cursor) {
 			p.synced()
 		}
 		if said {
@@ -261,9 +266,9 @@ func (p *lookupPeer) noteHeartbeat(rtt time.Duration) {
 }
 
 // synced notes that lookupd has acknowledged everything there was when it
-// connected: only that proves that it works.
+// connected.
 func (p *lookupPeer) synced() {
-	p.backoff.reset()
+	p.inSync = true
 	p.caution = caution{}
 	state := *p.state.Load()
 	state.lastError = nil
@@ -278,6 +283,9 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 		return 0
 	}
 	p.failures.Inc()
+	if p.inSync && time.Since(p.state.Load().since) >= provenAfter {
+		p.backoff.reset()
+	}
 	var answer *ResponseError
 	var refused *refusedError
 	switch {

@@ -162,32 +162,51 @@ func TestBackoffIsDrawnBelowALimitThatDoubles(t *testing.T) {
 	})
 }
 
-// IDENTIFY alone proves nothing: a lookupd that dies of what comes then would
-// be hammered.
-func TestBackoffStartsOverOnceASyncWasAcknowledged(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var watch dialWatch
-		s := newScene(t, 1, watch.watch)
-		lookupd := s.lookupds[0]
-		s.notify(TopicCreated("a"), TopicCreated("fatal"), TopicCreated("z"))
-		lift := lookupd.Do(lookupdtest.On("REGISTER fatal", lookupdtest.Restart()))
-		s.run()
-		time.Sleep(30 * time.Minute)
-		pauses := watch.gaps(lookupd.TCPAddress)
-		require.Less(t, len(pauses), 1000, "240 are likely")
-		require.Greater(t, slices.Max(pauses), 10*time.Second)
-		require.EqualValues(t, len(pauses)+1, s.status(1).Connects)
+// A lookupd that dies of what comes after IDENTIFY, or of the last thing it
+// acknowledged, would otherwise be hammered.
+func TestBackoffStartsOverOnceASyncWasAcknowledgedAndHeld(t *testing.T) {
+	for name, breakIt := range map[string]func(*scene) (lift func()){
+		"amid the sync": func(s *scene) func() {
+			return s.lookupds[0].Do(lookupdtest.On("REGISTER fatal", lookupdtest.Restart()))
+		},
+		"after the sync": func(s *scene) func() {
+			ctx, lift := context.WithCancel(context.Background())
+			go func() {
+				for s.loop.WaitRegistered(ctx, 0) == nil {
+					time.Sleep(provenAfter / 2)
+					s.lookupds[0].CloseConnections()
+				}
+			}()
+			return lift
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var watch dialWatch
+				s := newScene(t, 1, watch.watch)
+				lookupd := s.lookupds[0]
+				s.notify(TopicCreated("a"), TopicCreated("fatal"), TopicCreated("z"))
+				lift := breakIt(s)
+				s.run()
+				time.Sleep(30 * time.Minute)
+				pauses := watch.gaps(lookupd.TCPAddress)
+				require.Less(t, len(pauses), 1000, "240 are likely")
+				require.Greater(t, slices.Max(pauses), 10*time.Second)
+				require.EqualValues(t, len(pauses)+1, s.status(1).Connects)
 
-		lift()
-		s.registered()
-		for range 10 {
-			lookupd.CloseConnections()
-			lost := time.Now()
-			require.Equal(t, Disconnected, s.status(1).State)
-			s.registered()
-			require.LessOrEqual(t, time.Since(lost), 100*time.Millisecond)
-		}
-	})
+				lift()
+				s.registered()
+				for range 10 {
+					time.Sleep(provenAfter)
+					lookupd.CloseConnections()
+					lost := time.Now()
+					require.Equal(t, Disconnected, s.status(1).State)
+					s.registered()
+					require.LessOrEqual(t, time.Since(lost), 100*time.Millisecond)
+				}
+			})
+		})
+	}
 }
 
 func TestPingIsSentEachHeartbeatInterval(t *testing.T) {
@@ -476,7 +495,7 @@ func TestLookupdThatLagsTooManyDeletionsStartsOver(t *testing.T) {
 		s.registered()
 		lift := s.lookupds[0].Do(lookupdtest.Hang())
 		s.notify(TopicCreated("stuck"))
-		for i := range maxTombstones + 1000 {
+		for i := range firstWindow + maxTombstones + 1000 {
 			topic := fmt.Sprintf("topic-%d", i)
 			s.notify(TopicCreated(topic))
 			s.notify(TopicDeleted(topic))
