@@ -148,6 +148,22 @@ func TestWritesAreSmall(t *testing.T) {
 	})
 }
 
+// TestAnswersOneByOneMakeNoTinyWrites is about a full window: each answer
+// would let one command go, in a write and a packet of its own.
+func TestAnswersOneByOneMakeNoTinyWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const commands = 100 * 100
+		var watch dialWatch
+		s := newScene(t, 1, watch.watch)
+		s.lookupds[0].Do(lookupdtest.Delay(100 * time.Microsecond))
+		require.NoError(t, s.loop.SetMetadata(manyChannels(100, 100)))
+		s.run()
+		s.registered()
+		require.Len(t, s.lookupds[0].Topics(), 100)
+		require.Less(t, watch.written(), commands/100, "writes")
+	})
+}
+
 // manyChannels has so many topics with so many channels each.
 func manyChannels(topics, channels int) (m Metadata) {
 	for i := range topics {

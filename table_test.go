@@ -91,12 +91,13 @@ func TestALostConnectionIsSeenAtOnceAndReplaced(t *testing.T) {
 
 // Every REGISTER is several small writes and a round trip of its own.
 func TestASyncTakesOneRoundTrip(t *testing.T) {
-	for topics, roundTrips := range map[int]time.Duration{500: 1, 10_000: 5} { // the window grows meanwhile
+	for topics, roundTrips := range map[int]time.Duration{700: 1, 10_000: 4} { // the window grows meanwhile
 		synctest.Test(t, func(t *testing.T) {
 			const roundTrip = 20 * time.Millisecond
 			var watch dialWatch
 			s := newScene(t, 1, watch.watch)
 			s.network.SetLatency(roundTrip / 2)
+			s.network.SetBuffer(1 << 20)
 			require.NoError(t, s.loop.SetMetadata(manyTopics(topics)))
 			started := time.Now()
 			s.run()

@@ -23,7 +23,7 @@ const (
 	// with each answer, up to the second, which at 50 ms a round trip allows
 	// 160,000 commands a second, and shrinks with each late one, down to the
 	// third: on a slow line a PING would wait for all that is before it.
-	firstWindow = 512
+	firstWindow = 1024
 	maxWindow   = 8192
 	minWindow   = 32
 )
@@ -133,15 +133,18 @@ func (c *connection) send(b *batch) error {
 	return err
 }
 
-// room is how many commands may be sent now: none while an answer is late.
+// room is how many commands may be sent now: none while an answer is late, nor
+// where there is less of it than for a chunk, or each answer would let one
+// command go, in a write of its own.
 func (c *connection) room() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.inFlight.len()
-	if n > 0 && c.isLate(c.inFlight.first()) {
+	free := c.window - n
+	if free < min(chunkSize, c.window/4) || n > 0 && c.isLate(c.inFlight.first()) {
 		return 0
 	}
-	return c.window - n
+	return free
 }
 
 // isLate tells whether an answer to cmd would be late now. It is called with mu held.
@@ -174,7 +177,9 @@ func (c *connection) readAnswers(handle func(answers)) {
 			handle(got)
 			got = answers{}
 		}
-		signal(c.answered)
+		if c.room() > 0 {
+			signal(c.answered)
+		}
 	}
 	for c.err == nil {
 		c.err = c.readAnswer(&got)
