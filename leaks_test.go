@@ -5,10 +5,10 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
@@ -25,18 +25,16 @@ func TestThousandLivesLeakNothing(t *testing.T) {
 		defer lookupd.Close()
 	}
 	dir := t.TempDir()
-	var before, goroutines int
+	var before int
+	var others goleak.Option
 	for life := range 1010 {
 		if life == 10 { // by now the runtime has what it wants
-			before, goroutines = countDescriptors(t, lookupds), runtime.NumGoroutine()
+			before, others = countDescriptors(t, lookupds), goleak.IgnoreCurrent()
 		}
 		liveAndDie(t, dir, lookupds, life)
 	}
-	// What leaks does so in at least every fourth life. A few more are those that
-	// the runtime opened since, or that are being closed.
-	const few = 20
-	require.LessOrEqual(t, countDescriptors(t, lookupds), before+few)
-	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+few)
+	require.LessOrEqual(t, countDescriptors(t, lookupds), before)
+	require.NoError(t, goleak.Find(others)) // which gives goroutines that are at their end the time for it
 }
 
 const descriptors = "/proc/self/fd"
