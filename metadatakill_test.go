@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var killRounds = flag.Int("metadata.kills", 20, "how often TestMetadataSurvivesSIGKILL kills the process that persists")
+var killRounds = flag.Int("metadata.kills", 200, "how often TestMetadataSurvivesSIGKILL kills the process that persists")
 
 // killedChild is the environment variable that makes the test binary be
 // persistUntilKilled, in the data path that it names.
@@ -79,7 +79,7 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 		require.NoError(t, cmd.Start())
 
 		lines := bufio.NewScanner(stdout)
-		confirmations := 1 + random.IntN(20)
+		confirmations := 1 + random.IntN(6)
 		delay := time.Duration(random.IntN(2000)) * time.Microsecond
 		var kill *time.Timer
 		for lines.Scan() {
