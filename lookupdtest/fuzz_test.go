@@ -49,10 +49,6 @@ func FuzzCommands(f *testing.F) {
 		}
 		f.Add([]byte(all))
 	}
-	f.Add([]byte("  V1IDENTIFY\n\xff\xff\xff\xff"))
-	f.Add([]byte("  V1IDENTIFY\n\x7f\xff\xff\xff"))
-	f.Add([]byte("  V1IDENTIFY\n\x00\x00\x00\x04null"))
-	f.Add([]byte("  V1" + strings.Repeat("x", maxLine+1)))
 	f.Fuzz(func(t *testing.T, input []byte) {
 		s := NewUnstartedServer()
 		s.setDefaults()
@@ -83,11 +79,6 @@ func FuzzHTTP(f *testing.F) {
 		require.NoError(f, err)
 		f.Add(r.Method, u.Path, u.RawQuery)
 	}
-	f.Add("GET", "/lookup", "topic=*")
-	f.Add("POST", "/topic/delete", "topic=*")
-	f.Add("POST", "/topic/create", "topic=%zz")
-	f.Add("POST", "/topic/tombstone", "topic=*&node=b:1")
-	f.Add("OPTIONS", "/topics", "")
 	f.Fuzz(func(t *testing.T, method, path, query string) {
 		s := NewUnstartedServer()
 		s.setDefaults()
