@@ -12,16 +12,16 @@ import (
 // leaveTimeout bounds the farewell of a connection.
 const leaveTimeout = time.Second
 
-// provenAfter is how long a connection must have lasted, and lookupd must have
-// acknowledged everything on it, for the backoff to start over. A lookupd that
-// breaks at once on what it acknowledged gets it ever more rarely.
+// provenAfter is how long a connection must last after lookupd has acknowledged
+// everything there was when it came up, for the backoff to start over. A lookupd
+// that breaks at once on what it acknowledged gets it ever more rarely.
 const provenAfter = time.Second
 
 // lookupPeer keeps one nsqlookupd informed. The Loop makes it, starts run and
 // waits for its end.
 //
-// Owned by the goroutine of run: the connection, backoff, caution, inSync, out,
-// resyncAt and every change of state. The connection's reader calls handle.
+// Owned by the goroutine of run: the connection, backoff, caution,
+// syncedAt, out, resyncAt and every change of state. The connection's reader calls handle.
 // Anyone may read the atomics and call wakeUp, heartbeat and stop. What is in
 // cursor belongs to the registry.
 type lookupPeer struct {
@@ -37,7 +37,7 @@ type lookupPeer struct {
 
 	backoff  backoff
 	caution  caution
-	inSync   bool // on this connection lookupd acknowledged everything there was when it connected
+	syncedAt time.Time // when lookupd had acknowledged everything there was when the connection came up; zero: not yet
 	out      batch
 	resyncAt time.Time
 
@@ -77,7 +77,7 @@ func (p *lookupPeer) heartbeat() {
 // returns, the last connection is closed and its reader has ended.
 func (p *lookupPeer) run() {
 	for p.stopping.Err() == nil {
-		p.inSync = false
+		p.syncedAt = time.Time{}
 		p.transition(dial, peerState{})
 		c, info, err := p.connect()
 		if err == nil {
@@ -152,7 +152,7 @@ func (p *lookupPeer) talk(c *connection) error {
 		if err != nil {
 			return err
 		}
-		if !p.inSync && p.reg.inSync(&p.cursor) {
+		if p.syncedAt.IsZero() && p.reg.inSync(&p.cursor) {
 			p.synced()
 		}
 		if said {
@@ -268,7 +268,7 @@ func (p *lookupPeer) noteHeartbeat(rtt time.Duration) {
 // synced notes that lookupd has acknowledged everything there was when it
 // connected.
 func (p *lookupPeer) synced() {
-	p.inSync = true
+	p.syncedAt = time.Now()
 	p.caution = caution{}
 	state := *p.state.Load()
 	state.lastError = nil
@@ -283,7 +283,7 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 		return 0
 	}
 	p.failures.Inc()
-	if p.inSync && time.Since(p.state.Load().since) >= provenAfter {
+	if !p.syncedAt.IsZero() && time.Since(p.syncedAt) >= provenAfter {
 		p.backoff.reset()
 	}
 	var answer *ResponseError

@@ -162,6 +162,22 @@ func TestBackoffIsDrawnBelowALimitThatDoubles(t *testing.T) {
 	})
 }
 
+// breakAfterEachSync closes the connection soon after everything was acknowledged.
+func breakAfterEachSync(s *scene) (lift func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var breaking sync.WaitGroup
+	breaking.Go(func() {
+		for s.loop.WaitRegistered(ctx, 0) == nil {
+			time.Sleep(provenAfter / 2)
+			s.lookupds[0].CloseConnections()
+		}
+	})
+	return func() {
+		cancel()
+		breaking.Wait()
+	}
+}
+
 // A lookupd that dies of what comes after IDENTIFY, or of the last thing it
 // acknowledged, would otherwise be hammered.
 func TestBackoffStartsOverOnceASyncWasAcknowledgedAndHeld(t *testing.T) {
@@ -169,15 +185,11 @@ func TestBackoffStartsOverOnceASyncWasAcknowledgedAndHeld(t *testing.T) {
 		"amid the sync": func(s *scene) func() {
 			return s.lookupds[0].Do(lookupdtest.On("REGISTER fatal", lookupdtest.Restart()))
 		},
-		"after the sync": func(s *scene) func() {
-			ctx, lift := context.WithCancel(context.Background())
-			go func() {
-				for s.loop.WaitRegistered(ctx, 0) == nil {
-					time.Sleep(provenAfter / 2)
-					s.lookupds[0].CloseConnections()
-				}
-			}()
-			return lift
+		"after the sync": breakAfterEachSync,
+		"after a sync that took its time": func(s *scene) func() {
+			endDelay := s.lookupds[0].Do(lookupdtest.On("REGISTER", lookupdtest.Delay(800*time.Millisecond)))
+			endBreaks := breakAfterEachSync(s)
+			return func() { endDelay(); endBreaks() }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -67,8 +67,8 @@ type Options struct {
 
 	// MinBackoff and MaxBackoff bound the pause before the next attempt to
 	// connect. It is drawn evenly between 0 and a limit that starts at
-	// MinBackoff and doubles up to MaxBackoff. It starts over with a connection
-	// that lasted 1 s and on which the nsqlookupd acknowledged everything.
+	// MinBackoff and doubles up to MaxBackoff. It starts over when a connection
+	// ends that lasted 1 s after the nsqlookupd had acknowledged everything.
 	// Default: 100 ms and 15 s.
 	MinBackoff, MaxBackoff time.Duration
 
