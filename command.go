@@ -15,6 +15,7 @@ type command struct {
 	ackTo          uint64        // the log is acknowledged up to here …
 	reads          uint64        // … by so many entries
 	sentAt         time.Duration // since the connection came up
+	heard          int           // answers that had come by then
 }
 
 type verb uint8

@@ -21,7 +21,7 @@ const provenAfter = time.Second
 // waits for its end.
 //
 // Owned by the goroutine of run: the connection, backoff, caution,
-// syncedAt, out, resyncAt and every change of state. The connection's reader calls handle.
+// syncedAt, out, resyncAt, sincePing and every change of state. The connection's reader calls handle.
 // Anyone may read the atomics and call wakeUp, heartbeat and stop. What is in
 // cursor belongs to the registry.
 type lookupPeer struct {
@@ -40,6 +40,8 @@ type lookupPeer struct {
 	syncedAt time.Time // when lookupd had acknowledged everything there was when the connection came up; zero: not yet
 	out      batch
 	resyncAt time.Time
+
+	sincePing int // commands sent since the last PING or IDENTIFY
 
 	origin        atomic.Pointer[origin]
 	state         atomic.Pointer[peerState]
@@ -121,6 +123,7 @@ func (p *lookupPeer) connect() (*connection, PeerInfo, error) {
 // why; nil if the peer left.
 func (p *lookupPeer) serve(c *connection, info PeerInfo) error {
 	p.heartbeatDue.Store(false)
+	p.sincePing = 0
 	p.resyncAt = time.Now().Add(p.opts.ResyncInterval)
 	p.connects.Inc()
 	p.transition(identified, peerState{info: info})
@@ -180,12 +183,15 @@ func (p *lookupPeer) talk(c *connection) error {
 // unless something happens before.
 func (p *lookupPeer) say(c *connection) (said bool, again time.Time, err error) {
 	p.out.reset()
-	if p.heartbeatDue.Swap(false) {
+	isBlind := c.isBlind()
+	if p.heartbeatDue.Swap(false) || isBlind && p.sincePing >= blindChunk/2 {
 		p.out.add(command{verb: ping})
+		p.sincePing = 0
 	}
-	if err := p.read(c); err != nil {
+	if err := p.read(c, isBlind); err != nil {
 		return false, time.Time{}, err
 	}
+	p.sincePing += len(p.out.commands)
 	if len(p.out.commands) == 0 {
 		again = p.reg.retry(&p.cursor, &p.out)
 	}
@@ -203,10 +209,14 @@ func (p *lookupPeer) say(c *connection) (said bool, again time.Time, err error) 
 	return true, time.Time{}, p.send(c)
 }
 
-// read fills out with the next chunk of the log, as far as the window and
-// caution allow.
-func (p *lookupPeer) read(c *connection) error {
-	limit, upTo := p.caution.limits(p.reg, &p.cursor, c.numInFlight(), min(c.room(), chunkSize))
+// read adds the next chunk of the log to out, a small one if isBlind, as far as
+// the window and caution allow.
+func (p *lookupPeer) read(c *connection, isBlind bool) error {
+	size := chunkSize
+	if isBlind {
+		size = blindChunk
+	}
+	limit, upTo := p.caution.limits(p.reg, &p.cursor, c.numInFlight(), min(c.room(), size))
 	before := len(p.out.commands)
 	err := p.reg.read(&p.cursor, limit, upTo, &p.out)
 	p.caution.spend(upTo, len(p.out.commands)-before)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -297,7 +298,7 @@ func TestWhatWasLoadedIsAnnouncedOnce(t *testing.T) {
 		require.Less(t, runtime.NumGoroutine(), goroutines+20)
 		s.registered()
 
-		commands := heard()
+		commands := slices.DeleteFunc(heard(), func(command string) bool { return command == "PING" })
 		require.Len(t, commands, 1+topics)
 		require.Equal(t, "IDENTIFY", commands[0])
 		require.Equal(t, "REGISTER topic0 channel", commands[1])

@@ -21,11 +21,18 @@ const (
 
 	// The window of commands in flight begins with the first size. It grows
 	// with each answer, up to the second, which at 50 ms a round trip allows
-	// 160,000 commands a second, and shrinks with each late one, down to the
-	// third: on a slow line a PING would wait for all that is before it.
+	// 160,000 commands a second, and shrinks when one is late, to as many as are
+	// answered in time: a PING waits for all that is before it.
 	firstWindow = 1024
 	maxWindow   = 8192
-	minWindow   = 32
+
+	// Until so many answers have come nobody knows how long lookupd takes for a
+	// command, while the whole first window may wait there. So chunks are of so
+	// many entries until then, with a PING between: a slow lookupd hears one in
+	// time.
+	blindChunk = 64
+
+	idleQueue = 64 // commands that an empty queue keeps room for
 )
 
 // connection is one TCP connection to one lookupd: it frames, pipelines and
@@ -45,9 +52,10 @@ type connection struct {
 
 	mu       sync.Mutex // guards the read deadline too: it belongs to the oldest in flight
 	inFlight queue
-	window   int
+	window   int // at least 1
+	heard    int // answers since IDENTIFY
 
-	answered chan struct{} // capacity 1: readable after answers came; the reader sends, the peer receives
+	answered chan struct{} // capacity 1: readable after answers came and left room, so in any case when nothing is in flight any more; the reader sends, the peer receives
 	done     chan struct{} // closed when the reader has ended; then these are valid:
 	err      error         // why it did
 	severed  bool          // the connection broke, without an answer that says why
@@ -125,7 +133,7 @@ func (c *connection) send(b *batch) error {
 		c.conn.SetReadDeadline(time.Now().Add(c.timeout))
 	}
 	for i := range b.commands {
-		b.commands[i].sentAt = now
+		b.commands[i].sentAt, b.commands[i].heard = now, c.heard
 		c.inFlight.push(b.commands[i])
 	}
 	c.mu.Unlock()
@@ -133,9 +141,10 @@ func (c *connection) send(b *batch) error {
 	return err
 }
 
-// room is how many commands may be sent now: none while an answer is late, nor
-// where there is less of it than for a chunk, or each answer would let one
-// command go, in a write of its own.
+// room is how many commands may be sent now, at least one when none is in
+// flight. It is zero while an answer is late, and as long as less is free than
+// a chunk may need, or a quarter of a small window: else each answer would let
+// one command go, in a write of its own.
 func (c *connection) room() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -150,6 +159,13 @@ func (c *connection) room() int {
 // isLate tells whether an answer to cmd would be late now. It is called with mu held.
 func (c *connection) isLate(cmd command) bool {
 	return time.Since(c.started)-cmd.sentAt > c.late
+}
+
+// isBlind tells whether too little was answered to know how long that takes.
+func (c *connection) isBlind() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.heard < blindChunk
 }
 
 func (c *connection) numInFlight() int {
@@ -201,11 +217,8 @@ func (c *connection) readAnswer(got *answers) error {
 		cmd = c.inFlight.first()
 		if err == nil {
 			c.inFlight.pop()
-			if c.isLate(cmd) {
-				c.window = max(c.window-1, minWindow)
-			} else {
-				c.window = min(c.window+1, maxWindow)
-			}
+			c.heard++
+			c.adapt(cmd)
 		}
 	}
 	c.mu.Unlock()
@@ -230,6 +243,17 @@ func (c *connection) readAnswer(got *answers) error {
 		got.last = cmd
 	}
 	return nil
+}
+
+// adapt sets the window after an answer to cmd. When it was late, those that came
+// while it was under way show how many come in time. It is called with mu held.
+func (c *connection) adapt(cmd command) {
+	if took := time.Since(c.started) - cmd.sentAt; took > c.late {
+		inTime := int64(c.heard-cmd.heard) * int64(c.late) / int64(took)
+		c.window = max(min(c.window, int(inTime)), 1)
+	} else {
+		c.window = min(c.window+1, maxWindow)
+	}
 }
 
 // isSevered tells whether err of readResponse is the network's, and no timeout.
@@ -342,7 +366,7 @@ func (q *queue) pop() {
 	q.head++
 	if q.head == len(q.items) {
 		q.items, q.head = q.items[:0], 0
-		if cap(q.items) > firstWindow/8 {
+		if cap(q.items) > idleQueue {
 			q.items = nil // an idle connection keeps no memory
 		}
 	}
