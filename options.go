@@ -227,7 +227,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Resolver = net.DefaultResolver
 	}
 	if o.HTTPClient == nil {
-		o.HTTPClient = newHTTPClient(o.ResponseTimeout)
+		o.HTTPClient = newHTTPClient(o.ResponseTimeout, o.MaxResponseSize)
 	}
 	return o, errors.Join(errs...)
 }

@@ -26,7 +26,8 @@ func (s State) String() string {
 // MarshalText makes a State readable in JSON.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// PeerInfo is what an nsqlookupd says of itself in its answer to IDENTIFY.
+// PeerInfo is what an nsqlookupd says of itself in its answer to IDENTIFY, each
+// text cut at 255 bytes.
 type PeerInfo struct {
 	TCPPort          int    `json:"tcp_port"`
 	HTTPPort         int    `json:"http_port"`

@@ -19,11 +19,12 @@ import (
 )
 
 // newHTTPClient makes the default client for TopicChannels: nsqlookupds are
-// asked directly, and what they answer is not followed elsewhere.
-func newHTTPClient(timeout time.Duration) *http.Client {
+// asked directly, and what they answer is not followed elsewhere. Their headers
+// may be as long as the answer itself, but don't have to be shorter than usual.
+func newHTTPClient(timeout time.Duration, maxResponseSize int) *http.Client {
 	return &http.Client{
 		Timeout:       timeout,
-		Transport:     &http.Transport{DisableKeepAlives: true},
+		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: int64(max(maxResponseSize, 4096))},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

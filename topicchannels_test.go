@@ -31,7 +31,7 @@ func newHTTPScene(t *testing.T, handlers ...http.HandlerFunc) *scene {
 		s.lookupds = append(s.lookupds, lookupd)
 		addrs = append(addrs, lookupd.TCPAddress)
 	}
-	client := newHTTPClient(time.Second)
+	client := newHTTPClient(time.Second, 1000)
 	client.Transport.(*http.Transport).DialContext = s.network.Dial
 	s.loop = newLoop(t, addresses(addrs...), func(o *Options) {
 		o.Dial, o.HTTPClient, o.MaxResponseSize = s.network.Dial, client, 1000
@@ -112,6 +112,7 @@ func TestPartOfTheAnswersComesWithAnErrorThatNamesWhoFailed(t *testing.T) {
 		"other JSON":       {answer(200, `{"channels":"mail"}`), "cannot unmarshal string", nil, 0},
 		"cut JSON":         {answer(200, `{"channels":["wrong"`), "unexpected end of JSON input", nil, 0},
 		"1001 bytes":       {answer(200, `{"channels":["wrong"]}`+strings.Repeat(" ", 1001-22)), "MaxResponseSize is 1000", ErrResponseTooLarge, 0},
+		"long headers":     {longHeader, "server response headers exceeded 4096 bytes", nil, 0},
 		"endless":          {endless, "MaxResponseSize is 1000", ErrResponseTooLarge, 0},
 		"a redirect":       {http.RedirectHandler("http://lookupd2.test:4161/channels?topic=orders", http.StatusFound).ServeHTTP, "HTTP status 302 Found", nil, 0},
 		"no answer":        {hang, "deadline exceeded", context.DeadlineExceeded, time.Second},
@@ -134,6 +135,11 @@ func TestPartOfTheAnswersComesWithAnErrorThatNamesWhoFailed(t *testing.T) {
 			})
 		})
 	}
+}
+
+func longHeader(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("X-Long", strings.Repeat("x", 1<<20))
+	io.WriteString(w, `{"channels":["wrong"]}`)
 }
 
 func endless(w http.ResponseWriter, _ *http.Request) {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -120,7 +121,19 @@ func (c *connection) identify(body map[string]any) (PeerInfo, error) {
 	if err := json.Unmarshal(answer, &info); err != nil {
 		return PeerInfo{}, c.explain(identify, fmt.Errorf("answer %s is no peer info: %w", quote(answer), err))
 	}
+	for _, s := range []*string{&info.Version, &info.Hostname, &info.BroadcastAddress} {
+		*s = clip(*s)
+	}
 	return info, nil
+}
+
+// clip shortens what a hostile lookupd made longer than any host name is.
+func clip(s string) string {
+	const longest = 255
+	if len(s) > longest {
+		s = strings.Clone(strings.ToValidUTF8(s[:longest], ""))
+	}
+	return s
 }
 
 // send writes b. The answer to its first command is due from now on, or from
