@@ -34,13 +34,19 @@
 //
 // Once faults stop, every configured nsqlookupd lists the broker as a producer
 // of exactly what it has, within one backoff and one round trip (and what the
-// lookupd itself needs). On the way there:
+// lookupd itself needs). It takes longer after a connection broke amid commands,
+// as a refusal may have been lost with it: the next one sends these in small
+// groups, which costs up to 128 round trips. And a name that was refused is
+// tried again after MaxBackoff, doubling to 1 h. On the way there:
 //
 //   - What is sent to an nsqlookupd was true when it was taken from what the
 //     broker has, the latest state of a name wins, and a name that flaps costs
 //     no more than one that doesn't.
 //   - One nsqlookupd that is slow, stuck, gone or hostile costs the others
 //     nothing, and the broker neither: Notify waits for neither network nor disk.
+//   - An nsqlookupd that answers gets its PING no later than ResponseTimeout
+//     after HeartbeatInterval, also amid a sync over a slow line, provided that
+//     it carries out 100 commands in that time.
 //   - A lost connection is seen at once. The next attempt comes after a pause
 //     with full jitter, below 100 ms at first and 15 s at last.
 //   - What Notify accepted is on disk when Run or PersistMetadata returns nil.
@@ -78,13 +84,18 @@
 // All methods of Loop may be called from any goroutine. The order of changes
 // is the order of the Notify calls, so a caller's own lock decides it.
 //
+// There is no limit to the number of topics and channels. Each takes some 160
+// bytes, whatever the number of nsqlookupds.
+//
 // Run does no I/O. It has one goroutine for each nsqlookupd, which connects
 // and writes; that has one for each connection, which reads; and with a
 // DataPath there is one that writes nsqd.dat. Run returns when all of them
 // have. Options.OnStateChange is called from the goroutine of the nsqlookupd
-// it is about, with no lock held; it delays that one only. If it panics, the
-// program ends, as with any goroutine. A nil context is an error of Run and
-// TopicChannels, and a panic in what waits, as in the standard library.
+// it is about, with no lock held; it delays that one only, as do a Dial or a
+// Logger that block. If one of them panics, the program ends, as with any
+// goroutine. A nil context is an error of Run and TopicChannels, and a panic in
+// what waits, as in the standard library. With a context that has ended already,
+// what waits still returns nil if there is nothing to wait for.
 //
 // # Errors
 //

@@ -158,7 +158,7 @@ func (l *Loop) hasEnded() bool {
 // long as Dial, OnStateChange and the disk don't hold it up.
 //
 // It returns nil, or why the last write of nsqd.dat failed. With nil, all that
-// Notify accepted is on disk. Called again while it runs it returns an error;
+// Notify accepted is on disk, also when ctx had ended before. Called again while it runs it returns an error;
 // after it ended, ErrClosed.
 //
 // The orderly end of a broker: SetLookupdTCPAddresses(nil), so that no

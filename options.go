@@ -103,14 +103,16 @@ type Options struct {
 	// ResponseTimeout, follows no redirects and uses no proxy.
 	HTTPClient *http.Client
 
-	// Logger gets connections and their ends, refusals and failed writes.
+	// Logger gets connections and their ends, refusals and failed writes. It is
+	// called with no lock held; while it blocks, that nsqlookupd waits, or nsqd.dat.
 	// Default: slog.Default(). slog.DiscardHandler silences it.
 	Logger *slog.Logger
 
 	// OnStateChange is called after each transition of a connection, from the
 	// goroutine of that nsqlookupd, with no lock held. While it runs, nothing
-	// is sent to that nsqlookupd, and Run doesn't return. It may call every
-	// method but WaitRegistered and Run. Default: none.
+	// is sent to that nsqlookupd, and Run doesn't return. If it panics, the
+	// program ends. It may call every method but WaitRegistered and Run.
+	// Default: none.
 	OnStateChange func(LookupdStatus)
 }
 
