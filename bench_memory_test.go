@@ -12,8 +12,8 @@ import (
 
 // BenchmarkMemory measures the bytes that a registration takes (a topic with
 // one channel are two) before anybody is connected and after 10 lookupds were
-// told, and those that a connected lookupd takes that has nothing to do, stacks
-// included.
+// told; x-map is how many times as many as in a brokerMap. B/lookupd are those
+// that a connected lookupd takes that has nothing to do, stacks included.
 func BenchmarkMemory(b *testing.B) {
 	lookupd := startHelper(b, "lookupdtest")
 	defer lookupd.end()
@@ -23,10 +23,15 @@ func BenchmarkMemory(b *testing.B) {
 		}
 	}
 	const registrations, few, many = 100_000, 10, 200
-	var alone, told, perLookupd float64
+	var alone, inMap, told, perLookupd float64
 	for b.Loop() {
 		m := someMetadata(registrations / 2)
 		before := liveMemory()
+		names := newBrokerMap(m)
+		inMap = float64(liveMemory()-before) / registrations
+		runtime.KeepAlive(names)
+
+		before = liveMemory()
 		loop := newLoop(b, toLookupd)
 		require.NoError(b, loop.SetMetadata(m))
 		alone = float64(liveMemory()-before) / registrations
@@ -48,6 +53,7 @@ func BenchmarkMemory(b *testing.B) {
 		end()
 	}
 	b.ReportMetric(alone, "B/registration")
+	b.ReportMetric(alone/inMap, "x-map")
 	b.ReportMetric(told, "B/registration-10-lookupds")
 	b.ReportMetric(perLookupd, "B/lookupd")
 }

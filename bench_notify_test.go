@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -24,7 +26,8 @@ type visibility struct {
 	sample
 }
 
-// newVisibility runs a Loop with two healthy lookupds, and others.
+// newVisibility runs a Loop with two healthy lookupds, and others. It has so
+// many topics that a lookupd that answers none of them leaves a window full.
 func newVisibility(b *testing.B, edits ...func(*Options)) *visibility {
 	v := &visibility{lookupds: []*lookupdtest.Server{lookupdtest.NewServer(), lookupdtest.NewServer()}}
 	healthy := func(o *Options) {
@@ -34,7 +37,7 @@ func newVisibility(b *testing.B, edits ...func(*Options)) *visibility {
 	}
 	v.loop = newLoop(b, append([]func(*Options){healthy}, edits...)...)
 	v.end = run(b, v.loop)
-	require.NoError(b, v.loop.Notify(TopicCreated("first")))
+	require.NoError(b, v.loop.SetMetadata(someMetadata(2*firstWindow)))
 	registered(b, v.loop, len(v.lookupds))
 	return v
 }
@@ -60,19 +63,27 @@ func (v *visibility) measure(b *testing.B) {
 }
 
 // BenchmarkIsolation measures how long a new topic takes to be visible at two
-// healthy lookupds, with and without three more of which one hangs, one
-// refuses connections and one is a black hole. Reported are ns/op and p99-ns
-// of the first, and p50-alone and p99-alone, how many times as long it takes
-// as without the bad ones.
+// healthy lookupds, with and without three more of which one hangs at the first
+// REGISTER, connected and with a full window, one refuses connections and one
+// is a black hole. The Loops are impatient, so that all three are given up and
+// tried again all the time: attempts is how often.
+//
+// Reported are ns/op and p99-ns of the first, and p50-alone and p99-alone, how
+// many times as long it takes as without the bad ones.
 func BenchmarkIsolation(b *testing.B) {
 	hung := lookupdtest.NewServer()
 	defer hung.Close()
-	hung.Do(lookupdtest.Hang())
+	hung.Do(lookupdtest.On("REGISTER", lookupdtest.Hang()))
 	const blackHole = "blackhole.test:4160"
 
-	alone := newVisibility(b)
+	impatient := func(o *Options) {
+		o.DialTimeout = 20 * time.Millisecond
+		o.ResponseTimeout = 20 * time.Millisecond
+		o.MaxBackoff = 20 * time.Millisecond
+	}
+	alone := newVisibility(b, impatient)
 	defer alone.close()
-	among := newVisibility(b, func(o *Options) {
+	among := newVisibility(b, impatient, func(o *Options) {
 		o.LookupdTCPAddresses = append(o.LookupdTCPAddresses, hung.TCPAddress, freeAddress(b), blackHole)
 		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			if address == blackHole {
@@ -86,6 +97,14 @@ func BenchmarkIsolation(b *testing.B) {
 	for b.Loop() {
 		inTurns(func() { alone.measure(b) }, func() { among.measure(b) })
 	}
+	for _, lookupd := range append(alone.loop.Status().Lookupds, among.loop.Status().Lookupds[:2]...) {
+		require.Zero(b, lookupd.Failures, "of a healthy lookupd, the last: %v", lookupd.LastError)
+	}
+	attempts := uint64(math.MaxUint64)
+	for _, bad := range among.loop.Status().Lookupds[2:] {
+		attempts = min(attempts, bad.Failures)
+	}
+	b.ReportMetric(float64(attempts), "attempts")
 	b.ReportMetric(nanoseconds(among.at(0.5)), "ns/op")
 	b.ReportMetric(nanoseconds(among.at(0.99)), "p99-ns")
 	b.ReportMetric(ratio(among.at(0.5), alone.at(0.5)), "p50-alone")
@@ -139,45 +158,97 @@ func BenchmarkVisible(b *testing.B) {
 	b.ReportMetric(ratio(acked.at(0.5), bare.at(0.5)), "acked-bare")
 }
 
-// BenchmarkNotify measures what Notify costs the broker that calls it.
+// BenchmarkNotify measures what Notify costs the broker that calls it: ns/op,
+// and x-map, how many times as long as it takes to note the same in a brokerMap.
 func BenchmarkNotify(b *testing.B) {
 	const known = "orders-000001"
-	b.Run("known", func(b *testing.B) {
+	m := someMetadata(10_000)
+	filled := func(b *testing.B) (*Loop, *brokerMap) {
 		loop := newLoop(b)
-		require.NoError(b, loop.SetMetadata(someMetadata(10_000)))
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := loop.Notify(TopicCreated(known)); err != nil {
-				b.Fatal(err)
-			}
-		}
+		require.NoError(b, loop.SetMetadata(m))
+		return loop, newBrokerMap(m)
+	}
+	b.Run("known", func(b *testing.B) {
+		loop, names := filled(b)
+		notifyBesideMap(b,
+			func(int) error { return loop.Notify(TopicCreated(known)) },
+			func(int) { names.createTopic(known) })
 	})
 	b.Run("deleted-and-created", func(b *testing.B) {
-		loop := newLoop(b)
-		require.NoError(b, loop.SetMetadata(someMetadata(10_000)))
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := errors.Join(loop.Notify(TopicDeleted(known)), loop.Notify(TopicCreated(known))); err != nil {
-				b.Fatal(err)
-			}
-		}
+		loop, names := filled(b)
+		notifyBesideMap(b,
+			func(int) error {
+				return errors.Join(loop.Notify(TopicDeleted(known)), loop.Notify(TopicCreated(known)))
+			},
+			func(int) {
+				names.deleteTopic(known)
+				names.createTopic(known)
+			})
 	})
-	b.Run("new-topic-and-channel", func(b *testing.B) {
-		m := someMetadata(10_000)
+	b.Run("new-topic-and-channel", func(b *testing.B) { // 10,000, then from the beginning
 		var loop *Loop
-		b.ReportAllocs()
-		for i := 0; b.Loop(); i++ {
-			if i%len(m.Topics) == 0 {
-				b.StopTimer()
-				loop = newLoop(b)
-				b.StartTimer()
-			}
-			name := m.Topics[i%len(m.Topics)].Name
-			if err := loop.Notify(TopicCreated(name), ChannelCreated(name, "archive")); err != nil {
-				b.Fatal(err)
-			}
-		}
+		var names *brokerMap
+		notifyBesideMap(b,
+			func(i int) error {
+				if i%len(m.Topics) == 0 {
+					loop = newLoop(b)
+				}
+				topic := m.Topics[i%len(m.Topics)].Name
+				return loop.Notify(TopicCreated(topic), ChannelCreated(topic, "archive"))
+			},
+			func(i int) {
+				if i%len(m.Topics) == 0 {
+					names = newBrokerMap(Metadata{})
+				}
+				topic := m.Topics[i%len(m.Topics)].Name
+				names.createTopic(topic)
+				names.createChannel(topic, "archive")
+			})
 	})
+}
+
+// notifyBesideMap measures both in turns, 1,000 calls each. They get the number
+// of the call.
+func notifyBesideMap(b *testing.B, notify func(int) error, note func(int)) {
+	const batch = 1000
+	call := func(i int) {
+		if err := notify(i); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var ours, reference time.Duration
+	calls := 0
+	for b.Loop() {
+		inTurns(
+			func() {
+				ours += timed(func() {
+					for i := range batch {
+						call(calls + i)
+					}
+				})
+			},
+			func() {
+				reference += timed(func() {
+					for i := range batch {
+						note(calls + i)
+					}
+				})
+			},
+		)
+		calls += batch
+	}
+	b.ReportMetric(nanoseconds(ours)/float64(calls), "ns/op")
+	b.ReportMetric(ratio(ours, reference), "x-map")
+
+	b.ReportAllocs() // of ours alone:
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for i := range batch {
+		call(calls + i)
+	}
+	runtime.ReadMemStats(&after)
+	b.ReportMetric(float64((after.Mallocs-before.Mallocs)/batch), "allocs/op")
+	b.ReportMetric(float64((after.TotalAlloc-before.TotalAlloc)/batch), "B/op")
 }
 
 // BenchmarkNotifyParallel measures Notify of a known name by 8 goroutines
@@ -221,7 +292,8 @@ func BenchmarkNotifyParallel(b *testing.B) {
 
 // BenchmarkNotifyDuringSync measures single calls of Notify, of known names and
 // new ones in turns, while 100,000 REGISTERs are being sent, and when nothing
-// is: ns/op and p99.9-ns during the sync, and idle-p99.9-ns.
+// is: ns/op and p99.9-ns during the sync, idle-p99.9-ns, and x-idle, how many
+// times as long the p99.9 is during the sync.
 func BenchmarkNotifyDuringSync(b *testing.B) {
 	const entries = 100_000
 	lookupd := startHelper(b, "lookupdtest")
@@ -257,6 +329,7 @@ func BenchmarkNotifyDuringSync(b *testing.B) {
 	b.ReportMetric(nanoseconds(busy.at(0.5)), "ns/op")
 	b.ReportMetric(nanoseconds(busy.at(0.999)), "p99.9-ns")
 	b.ReportMetric(nanoseconds(idle.at(0.999)), "idle-p99.9-ns")
+	b.ReportMetric(ratio(busy.at(0.999), idle.at(0.999)), "x-idle")
 }
 
 // isSynced tells whether the first lookupd knows all there was when it connected.

@@ -5,6 +5,9 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,3 +95,54 @@ func sendRaw(b testing.TB, address string, commands []byte, n int) {
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// brokerMap is the least that a broker could do itself: the channels of each
+// topic in a map, and a lock.
+type brokerMap struct {
+	mu     sync.Mutex
+	topics map[string]map[string]bool
+}
+
+// newBrokerMap has what m has, and shares no name with it.
+func newBrokerMap(m Metadata) *brokerMap {
+	names := &brokerMap{topics: make(map[string]map[string]bool)}
+	for _, t := range m.Topics {
+		topic := strings.Clone(t.Name)
+		names.createTopic(topic)
+		for _, c := range t.Channels {
+			names.createChannel(topic, strings.Clone(c.Name))
+		}
+	}
+	return names
+}
+
+func (m *brokerMap) createTopic(topic string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.topics[topic] == nil {
+		m.topics[topic] = make(map[string]bool)
+	}
+}
+
+func (m *brokerMap) createChannel(topic, channel string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if channels := m.topics[topic]; channels != nil {
+		channels[channel] = true
+	}
+}
+
+func (m *brokerMap) deleteTopic(topic string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.topics, topic)
+}
+
+// copyMetadata copies the lists of m, and no names.
+func copyMetadata(m Metadata) Metadata {
+	m.Topics = slices.Clone(m.Topics)
+	for i := range m.Topics {
+		m.Topics[i].Channels = slices.Clone(m.Topics[i].Channels)
+	}
+	return m
+}

@@ -17,10 +17,11 @@ import (
 // REGISTERs.
 //
 // Reported are ns/op, and beside it: raw-ns/op of prebuilt bytes, and
-// single-ns/op of the singleClient, whose time for all commands is reckoned
-// from the first few, as it grows with each alike. x-raw and x-single are how
-// many times as fast as these the Loop is, cpu-single is how much of the
-// singleClient's CPU time it needs for a command.
+// single-ns/op of the singleClient. Where it would take too long, its time is
+// reckoned from the first single-commands, as it grows with each alike. x-raw
+// and x-single are how many times as fast as these the Loop is, raw-single is
+// how many times as fast as the singleClient the prebuilt bytes are, and
+// cpu-single how much of the singleClient's CPU time the Loop needs for a command.
 func BenchmarkSync(b *testing.B) {
 	for _, lookupd := range lookupds {
 		for _, n := range []int{10_000, 100_000} {
@@ -35,6 +36,7 @@ func BenchmarkSync(b *testing.B) {
 func benchmarkSync(b *testing.B, start func(testing.TB) process, n int, roundTrip time.Duration) {
 	m := someMetadata(n)
 	encoded := rawCommands(m)
+	commands := singleCommands(n, roundTrip)
 	loop, raw, single := new(usage), new(usage), new(usage)
 	for b.Loop() {
 		inTurns(
@@ -44,7 +46,7 @@ func benchmarkSync(b *testing.B, start func(testing.TB) process, n int, roundTri
 				defer lookupd.end()
 				raw.measure(func() { sendRaw(b, lookupd.address, encoded, n) })
 			},
-			func() { syncSingle(b, startFar(b, start, roundTrip), m, singleCommands(roundTrip), single) },
+			func() { syncSingle(b, startFar(b, start, roundTrip), m, commands, single) },
 		)
 	}
 	runs := time.Duration(b.N)
@@ -53,15 +55,17 @@ func benchmarkSync(b *testing.B, start func(testing.TB) process, n int, roundTri
 	b.ReportMetric(nanoseconds(single.time/runs), "single-ns/op")
 	b.ReportMetric(ratio(raw.time, loop.time), "x-raw")
 	b.ReportMetric(ratio(single.time, loop.time), "x-single")
+	b.ReportMetric(ratio(single.time, raw.time), "raw-single")
+	b.ReportMetric(float64(commands), "single-commands")
 	b.ReportMetric(ratio(loop.cpu, single.cpu), "cpu-single")
 	b.ReportMetric(nanoseconds(loop.cpu/runs)/float64(n), "cpu-ns/command")
 }
 
-// singleCommands is how many commands the singleClient gets to show its speed.
-func singleCommands(roundTrip time.Duration) int {
+// singleCommands is how many of n commands the singleClient gets to show its speed.
+func singleCommands(n int, roundTrip time.Duration) int {
 	switch {
 	case roundTrip == 0:
-		return 4000
+		return min(n, 10_000)
 	case roundTrip <= time.Millisecond:
 		return 400
 	}
@@ -78,14 +82,12 @@ func syncLoop(b testing.TB, lookupd process, m Metadata, u *usage) {
 		end = run(b, loop)
 		registered(b, loop, 1)
 	})
-	if lookupd := loop.Status().Lookupds[0]; lookupd.Connects != 1 {
-		b.Logf("connected %d times, the last connection ended with: %v", lookupd.Connects, lookupd.LastError)
-	}
+	requireOneConnection(b, loop)
 	end()
 }
 
 // syncSingle lets a singleClient register the first channels of m, and reckons
-// what all would take.
+// what all would take if these aren't all.
 func syncSingle(b testing.TB, lookupd process, m Metadata, commands int, u *usage) {
 	defer lookupd.end()
 	var connecting, registering usage
@@ -100,6 +102,46 @@ func syncSingle(b testing.TB, lookupd process, m Metadata, commands int, u *usag
 	factor := float64(len(m.Topics)) / float64(commands)
 	u.time += connecting.time + time.Duration(factor*float64(registering.time))
 	u.cpu += connecting.cpu + time.Duration(factor*float64(registering.cpu))
+}
+
+// BenchmarkScale measures full syncs of growing numbers of lookupds and
+// registrations: ns/op, MB of memory, and us/command and cpu-us/command, the
+// time and this process's CPU time for one, which stay the same when they are
+// linear in both.
+func BenchmarkScale(b *testing.B) {
+	for _, size := range []struct{ lookupds, n int }{
+		{1, 10_000}, {3, 10_000}, {10, 10_000}, {1, 100_000}, {3, 100_000}, {3, 1_000_000},
+	} {
+		b.Run(fmt.Sprintf("lookupds=%d/n=%d", size.lookupds, size.n), func(b *testing.B) {
+			m := someMetadata(size.n)
+			var used usage
+			var memory int
+			for b.Loop() {
+				var addresses []string
+				for range size.lookupds {
+					lookupd := startHelper(b, "lookupdtest")
+					defer lookupd.end()
+					addresses = append(addresses, lookupd.address)
+				}
+				before := liveMemory()
+				loop := newLoop(b, func(o *Options) { o.LookupdTCPAddresses = addresses })
+				require.NoError(b, loop.SetMetadata(m))
+				var end func()
+				used.measure(func() {
+					end = run(b, loop)
+					registered(b, loop, 0)
+				})
+				memory = liveMemory() - before
+				requireOneConnection(b, loop)
+				end()
+			}
+			b.ReportMetric(nanoseconds(used.time)/float64(b.N), "ns/op")
+			b.ReportMetric(float64(memory)/1e6, "MB")
+			commands := float64(b.N * size.n * size.lookupds)
+			b.ReportMetric(nanoseconds(used.time)/commands/1e3, "us/command")
+			b.ReportMetric(nanoseconds(used.cpu)/commands/1e3, "cpu-us/command")
+		})
+	}
 }
 
 // usage adds up time and this process's CPU time.

@@ -33,6 +33,13 @@ func registered(b testing.TB, loop *Loop, n int) {
 	require.NoError(b, loop.WaitRegistered(ctx, n))
 }
 
+// requireOneConnection makes sure that nothing was announced twice.
+func requireOneConnection(b testing.TB, loop *Loop) {
+	for _, lookupd := range loop.Status().Lookupds {
+		require.EqualValues(b, 1, lookupd.Connects, "the last connection ended with: %v", lookupd.LastError)
+	}
+}
+
 // inTurns calls each of fs once, in any order.
 func inTurns(fs ...func()) {
 	for _, i := range rand.Perm(len(fs)) {

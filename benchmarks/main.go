@@ -5,7 +5,8 @@
 // from the top of the repository. It takes about ten minutes and wants a
 // machine that does nothing else. What the benchmarks print goes to
 // benchmarks/results.txt; medians and ratios, between the markers, into
-// BENCHMARKS.md; the plots into benchmarks/*.svg. With NSQLOOKUPD naming the
+// BENCHMARKS.md; the plots into benchmarks/*.svg; what benchstat makes of it
+// into benchmarks/benchstat.txt. With NSQLOOKUPD naming the
 // binary of a real nsqlookupd, full syncs are measured with that one too.
 package main
 
@@ -28,6 +29,7 @@ const (
 	reportFile  = "BENCHMARKS.md"
 	syncPlot    = "benchmarks/sync.svg"
 	stormPlot   = "benchmarks/storm.svg"
+	statsFile   = "benchmarks/benchstat.txt"
 )
 
 // jobs are the calls of go test. Those that simulate are run once: their time
@@ -72,7 +74,7 @@ func run(count int, render bool) error {
 	return errors.Join(failed, show())
 }
 
-// show makes the report and the plots of what is in resultsFile.
+// show makes the report, the plots and the statistics of what is in resultsFile.
 func show() error {
 	data, err := os.ReadFile(resultsFile)
 	if err != nil {
@@ -83,7 +85,19 @@ func show() error {
 		updateReport(results),
 		os.WriteFile(syncPlot, []byte(plotSync(results)), 0o644),
 		os.WriteFile(stormPlot, []byte(plotStorm(results)), 0o644),
+		writeStats(),
 	)
+}
+
+// writeStats lets benchstat write medians with their 95 % confidence intervals.
+func writeStats() error {
+	cmd := exec.Command("go", "tool", "-modfile=tools/go.mod", "benchstat", "-table=goos,goarch,cpu", "-col=pkg", resultsFile)
+	cmd.Stderr = os.Stderr
+	stats, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("benchstat: %w", err)
+	}
+	return os.WriteFile(statsFile, stats, 0o644)
 }
 
 // measure writes what go test prints to resultsFile, and to the screen. A job
