@@ -8,7 +8,7 @@ import (
 
 const (
 	chunkSize     = 256    // entries read under one lock
-	maxTombstones = 10_000 // a lookupd that lags more of them is disconnected
+	maxTombstones = 10_000 // what a registry's maxTombstones is outside of tests
 )
 
 var errLagged = errors.New("lookuploop: too many deletions behind, starting over")

@@ -24,6 +24,7 @@ type registry struct {
 
 	tombstones    entry // the deleted ones, also a ring, in the log's order
 	numTombstones int
+	maxTombstones int // a lookupd that lags more of them is disconnected
 
 	topics, channels int    // that are not deleted
 	ephemerals       int    // entries, tombstones among them, that are ephemeral
@@ -63,7 +64,7 @@ type entry struct {
 const ephemeralSuffix = "#ephemeral"
 
 func newRegistry() *registry {
-	r := &registry{entries: make(map[key]*entry), changed: make(chan struct{})}
+	r := &registry{entries: make(map[key]*entry), maxTombstones: maxTombstones, changed: make(chan struct{})}
 	r.log.prev, r.log.next = &r.log, &r.log
 	r.tombstones.prevTombstone, r.tombstones.nextTombstone = &r.tombstones, &r.tombstones
 	return r
@@ -196,7 +197,7 @@ func (r *registry) collect() {
 		for e := r.tombstones.nextTombstone; e != &r.tombstones && e.seq <= passed; e = r.tombstones.nextTombstone {
 			r.drop(e)
 		}
-		if r.numTombstones <= maxTombstones {
+		if r.numTombstones <= r.maxTombstones {
 			return
 		}
 		for _, c := range r.connected {

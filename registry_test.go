@@ -2,6 +2,7 @@ package lookuploop
 
 import (
 	"flag"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -13,8 +14,9 @@ import (
 // TestRegistryConvergesAtEveryLookupd plays random histories over the real
 // registry, with models of nsqlookupd behind connections that may be lost at
 // any point, chunks that end anywhere, names that are refused, refusals that
-// get lost, and resyncs. After each step it holds what every cursor claims to
-// be acknowledged against what its lookupd knows.
+// get lost, resyncs, and lookupds that lag too many deletions. After each step
+// it holds what every cursor claims to be acknowledged against what its
+// lookupd knows.
 func TestRegistryConvergesAtEveryLookupd(t *testing.T) {
 	setRapidDefault(t, "checks", "1500")
 	setRapidDefault(t, "steps", "80")
@@ -86,6 +88,7 @@ type modelPeer struct {
 	*registryWorld
 	cursor  cursor
 	caution caution
+	isUp    bool // the connection; the registry may have detached the cursor meanwhile
 
 	arriving []command // sent, not yet seen by lookupd
 	answers  []command // answered by lookupd, answer not yet seen
@@ -96,6 +99,7 @@ type modelPeer struct {
 
 func newRegistryWorld(t *rapid.T) *registryWorld {
 	w := &registryWorld{reg: newRegistry(), truth: make(map[string]bool)}
+	w.reg.maxTombstones = rapid.SampledFrom([]int{maxTombstones, 2, 3, 4, 5}).Draw(t, "maxTombstones")
 	for range rapid.IntRange(1, 3).Draw(t, "lookupds") {
 		w.peers = append(w.peers, &modelPeer{registryWorld: w})
 	}
@@ -159,7 +163,8 @@ func (w *registryWorld) declare(t *rapid.T) {
 }
 
 func (p *modelPeer) connect() {
-	if !p.cursor.connected {
+	if !p.isUp {
+		p.isUp = true
 		p.arriving, p.answers, p.known = nil, nil, make(map[string]bool)
 		p.before = p.reg.seq
 		p.reg.attach(&p.cursor)
@@ -167,13 +172,20 @@ func (p *modelPeer) connect() {
 }
 
 // read takes a chunk, and checks that it was true and no longer than allowed.
+// It ends the connection if it lags.
 func (p *modelPeer) read(t *rapid.T, room int) {
-	if !p.cursor.connected {
+	if !p.isUp {
 		return
 	}
 	var b batch
 	limit, upTo := p.caution.limits(p.reg, &p.cursor, len(p.arriving)+len(p.answers), room)
 	err := p.reg.read(&p.cursor, limit, upTo, &b)
+	if !p.cursor.connected {
+		require.Equal(t, errLagged, err)
+		p.lose()
+		p.caution = caution{} // no refusal got lost
+		return
+	}
 	require.NoError(t, err)
 	p.caution.spend(upTo, len(b.commands))
 	require.LessOrEqual(t, len(b.commands), limit+1)
@@ -255,7 +267,8 @@ func (p *modelPeer) answer(n int) {
 
 // lose ends the connection: what was on its way, either way, is lost.
 func (p *modelPeer) lose() {
-	if p.cursor.connected {
+	if p.isUp {
+		p.isUp = false
 		acked, unanswered := p.reg.release(&p.cursor)
 		p.arriving, p.answers = nil, nil
 		p.caution = caution{}
@@ -317,6 +330,7 @@ func (w *registryWorld) check(t *rapid.T) {
 	if first := r.tombstones.nextTombstone; first != &r.tombstones {
 		require.Greater(t, first.seq, passed, "tombstones that everybody passed are collected")
 	}
+	require.LessOrEqual(t, r.numTombstones, r.maxTombstones)
 	for _, p := range w.peers {
 		p.check(t)
 	}
@@ -408,4 +422,55 @@ func (p *modelPeer) accept(t *rapid.T) {
 	}
 	p.serve(t, len(p.arriving))
 	p.answer(len(p.answers))
+}
+
+// TestChunkDoesNotPartTopicAndChannel is about a topic at the last place of a
+// chunk: it takes one channel right behind it along, and no more.
+func TestChunkDoesNotPartTopicAndChannel(t *testing.T) {
+	r := newRegistry()
+	for _, e := range []Event{
+		TopicCreated("users"), TopicCreated("orders"), ChannelCreated("orders", "mail"), ChannelCreated("orders", "sms"),
+		TopicCreated("bills"), ChannelCreated("users", "mail"), TopicCreated("empty"),
+	} {
+		r.apply(e)
+	}
+	var c cursor
+	r.attach(&c)
+	var chunks []string
+	for c.read < r.seq {
+		var b batch
+		require.NoError(t, r.read(&c, 2, everything, &b))
+		chunks = append(chunks, b.encoded.String())
+	}
+	require.Equal(t, []string{
+		"REGISTER users\nREGISTER orders mail\n",
+		"REGISTER orders sms\nREGISTER bills\n",
+		"REGISTER users mail\nREGISTER empty\n",
+	}, chunks)
+}
+
+// TestOnlyTheLookupdThatLagsIsDetached is about two of which one hears of every
+// deletion.
+func TestOnlyTheLookupdThatLagsIsDetached(t *testing.T) {
+	for _, lagging := range []int{0, 1} {
+		r := newRegistry()
+		r.maxTombstones = 3
+		var cursors [2]cursor
+		var b batch
+		for i := range cursors {
+			r.attach(&cursors[i])
+		}
+		for i := range r.maxTombstones + 1 {
+			require.False(t, cursors[lagging].lagged)
+			topic := fmt.Sprint("topic", i)
+			r.apply(TopicCreated(topic))
+			r.apply(TopicDeleted(topic))
+			if i < r.maxTombstones {
+				require.NoError(t, r.read(&cursors[1-lagging], chunkSize, everything, &b))
+			}
+		}
+		require.ErrorIs(t, r.read(&cursors[lagging], chunkSize, everything, &b), errLagged)
+		require.NoError(t, r.read(&cursors[1-lagging], chunkSize, everything, &b))
+		require.Zero(t, r.numTombstones, "nobody needs them any more")
+	}
 }

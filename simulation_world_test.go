@@ -117,8 +117,9 @@ func (w *simWorld) start() {
 		panic(err)
 	}
 	loop.disk = w.disk
+	loop.reg.maxTombstones = w.history.setting.tombstones
 	m, err := loop.LoadMetadata()
-	if err != nil { // of removing what the disk kept from being removed
+	if errors.Is(err, errDiskFull) { // removing what the disk kept from being removed
 		w.disk.order(nil)
 		m, err = loop.LoadMetadata()
 	}
