@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -67,4 +68,32 @@ func TestDirectoryThatCannotBeSyncedIsNoError(t *testing.T) {
 	require.NoError(t, osFileSystem{}.syncDir("/proc"))
 
 	require.ErrorIs(t, osFileSystem{}.syncDir(filepath.Join(t.TempDir(), "missing")), fs.ErrNotExist)
+}
+
+// TestSyncOfADirectory is about what the system answers to it: some file
+// systems can't do it, which is forgiven.
+func TestSyncOfADirectory(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no sync of directories")
+	}
+	defer func(before func(*os.File) error) { syncFile = before }(syncFile)
+	dir := t.TempDir()
+	for _, tt := range []struct{ answer, want error }{
+		{nil, nil},
+		{syscall.EIO, syscall.EIO},
+		{syscall.ENOSPC, syscall.ENOSPC},
+		{syscall.EINVAL, nil},
+		{syscall.ENOTSUP, nil},
+	} {
+		var synced []string
+		syncFile = func(f *os.File) error {
+			synced = append(synced, f.Name())
+			if tt.answer == nil {
+				return nil
+			}
+			return &fs.PathError{Op: "sync", Path: f.Name(), Err: tt.answer}
+		}
+		require.ErrorIs(t, osFileSystem{}.syncDir(dir), tt.want)
+		require.Equal(t, []string{dir}, synced)
+	}
 }
