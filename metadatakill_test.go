@@ -5,11 +5,9 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,30 +27,30 @@ func init() {
 	}
 }
 
-// persistUntilKilled adds one topic after another to those in dir, and prints
-// how many there are each time persist has confirmed them.
+// persistUntilKilled is a broker that adds one topic after another to those in
+// dir, as in manyTopics, and prints how many there are each time
+// PersistMetadata has confirmed them.
 func persistUntilKilled(dir string) error {
-	file, err := openMetadataFile(dir, osFileSystem{})
+	ctx := context.Background()
+	opts := validOptions()
+	opts.DataPath = dir
+	opts.Version = manyTopics(0).Version
+	loop, err := New(opts)
 	if err != nil {
 		return err
 	}
-	m, err := file.load()
+	m, err := loop.LoadMetadata()
 	if err != nil {
 		return err
 	}
-	var topics atomic.Uint64
-	topics.Store(uint64(len(m.Topics)))
-	snapshot := func() (Metadata, uint64) {
-		n := topics.Load()
-		return manyTopics(int(n)), n
-	}
-	w := newMetadataWriter(file, snapshot, topics.Load, slog.New(slog.DiscardHandler))
-	w.loaded(topics.Load())
-	go w.run(context.Background())
-	for {
-		n := topics.Add(1)
-		w.changed()
-		if err := w.persist(context.Background()); err != nil {
+	go loop.Run(ctx)
+	for n := len(m.Topics); ; {
+		topic := fmt.Sprint("topic", n)
+		n++
+		if err := loop.Notify(TopicCreated(topic), ChannelCreated(topic, "channel")); err != nil {
+			return err
+		}
+		if err := loop.PersistMetadata(ctx); err != nil {
 			return err
 		}
 		if _, err := fmt.Println(n); err != nil {
@@ -69,6 +67,8 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for one that hangs
 	defer cancel()
+	ended, end := context.WithCancel(ctx)
+	end()
 	confirmed, leftovers := 0, 0
 	for range *killRounds {
 		cmd := exec.CommandContext(ctx, os.Args[0])
@@ -79,7 +79,7 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 		require.NoError(t, cmd.Start())
 
 		lines := bufio.NewScanner(stdout)
-		confirmations := 1 + random.IntN(6)
+		confirmations := 1 + random.IntN(3)
 		delay := time.Duration(random.IntN(2000)) * time.Microsecond
 		var kill *time.Timer
 		for lines.Scan() {
@@ -96,11 +96,10 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 		require.NoError(t, err)
 		leftovers += len(names) - 1
 
-		file, err := openMetadataFile(dir, osFileSystem{}) // the lock died with the process
+		loop := newLoop(t, func(o *Options) { o.DataPath = dir })
+		m, err := loop.LoadMetadata() // the lock died with the process
 		require.NoError(t, err)
-		m, err := file.load()
-		require.NoError(t, err)
-		require.NoError(t, file.close())
+		require.NoError(t, loop.Run(ended))
 		require.GreaterOrEqual(t, len(m.Topics), confirmed)
 		require.LessOrEqual(t, len(m.Topics), confirmed+1)
 		require.Equal(t, manyTopics(len(m.Topics)), m)
@@ -108,6 +107,9 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 		names, err = osFileSystem{}.listFiles(dir)
 		require.NoError(t, err)
 		require.Equal(t, []string{metadataName}, names)
+	}
+	if *killRounds >= 100 {
+		require.NotZero(t, leftovers, "no kill hit a write")
 	}
 	t.Logf("%d rounds, %d confirmed, %d rounds left a temporary file", *killRounds, confirmed, leftovers)
 }
