@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +76,79 @@ func TestWaitRegisteredInOnStateChange(t *testing.T) {
 		s.registered()
 		require.Len(t, results, 1)
 		require.ErrorIs(t, results[0], context.DeadlineExceeded)
+	})
+}
+
+// TestDialThatReturnsNothing is about a Dial that forgets its error.
+func TestDialThatReturnsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var healthy atomic.Bool
+		s := newScene(t, 1, func(o *Options) {
+			dial := o.Dial
+			o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if !healthy.Load() {
+					return nil, nil
+				}
+				return dial(ctx, network, address)
+			}
+		})
+		s.run()
+		time.Sleep(time.Minute)
+		status := s.status(1)
+		require.Equal(t, Disconnected, status.State)
+		require.ErrorContains(t, status.LastError, "lookupd1.test:4160: dial: Options.Dial returned neither connection nor error")
+		require.NotZero(t, status.Failures)
+		require.Zero(t, status.Connects)
+
+		healthy.Store(true)
+		s.notify(TopicCreated("orders"))
+		s.registered()
+		require.Equal(t, []string{"orders"}, announced(s.lookupds[0]))
+		require.NoError(t, s.status(1).LastError)
+	})
+}
+
+// TestDialThatIgnoresItsContext is about a Dial that returns when it likes: it
+// keeps its own lookupd from hearing anything, and Run from returning.
+func TestDialThatIgnoresItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := newScene(t, 2, func(o *Options) {
+			dial := o.Dial
+			o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if address == "lookupd2.test:4160" {
+					<-release
+					ctx = context.Background()
+				}
+				return dial(ctx, network, address)
+			}
+		})
+		heard := listen(s.lookupds[1])
+		s.run()
+		for i := range 1000 {
+			s.notify(TopicCreated(fmt.Sprint("topic", i)))
+		}
+		require.NoError(t, s.loop.WaitRegistered(t.Context(), 1))
+		require.Len(t, s.lookupds[0].Topics(), 1000)
+		time.Sleep(time.Hour)
+		require.Equal(t, Connected, s.status(1).State)
+		require.Equal(t, Connecting, s.status(2).State)
+		require.Equal(t, 1000, s.status(2).Pending)
+
+		require.NoError(t, s.loop.SetLookupdTCPAddresses(nil), "nothing waits for Dial")
+		synctest.Wait()
+		require.Empty(t, announced(s.lookupds[0]))
+
+		ended := make(chan error, 1)
+		go func() { ended <- s.end() }()
+		time.Sleep(time.Hour)
+		require.Empty(t, ended, "Run waits for Dial")
+		require.ErrorIs(t, s.loop.Notify(TopicCreated("late")), ErrClosed)
+		close(release)
+		require.NoError(t, <-ended)
+		synctest.Wait()
+		require.Zero(t, s.lookupds[1].Connections(), "what Dial made is closed")
+		require.NotContains(t, strings.Join(heard(), ","), "REGISTER")
 	})
 }
 

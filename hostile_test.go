@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -118,6 +119,42 @@ func TestHostileLookupdCostsOneResponse(t *testing.T) {
 				}
 				require.GreaterOrEqual(t, most, tt.atMost, "each takes what it can")
 				require.Less(t, most, lookupds*tt.atMost+1<<20)
+			})
+		})
+	}
+}
+
+// TestHostileLookupdsInfoCostsNextToNothing is about answers to IDENTIFY almost
+// as long as allowed, of which no more is kept than anybody would show.
+func TestHostileLookupdsInfoCostsNextToNothing(t *testing.T) {
+	for name, text := range map[string]string{
+		"long":           "v",
+		"no valid UTF-8": "\xff", // each of which takes three bytes as U+FFFD
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 3)
+				long := "1." + strings.Repeat(text, defaultMaxResponseSize/3-100)
+				answer := lookupdtest.Reply(fmt.Sprintf(`{"version":"%s","hostname":"%[1]s","broadcast_address":"%[1]s","tcp_port":1,"http_port":2}`, long))
+				for _, lookupd := range s.lookupds {
+					lookupd.Do(lookupdtest.On("IDENTIFY", answer))
+				}
+				before := memoryInUse()
+				s.run()
+				s.registered()
+				for _, lookupd := range s.lookupds {
+					lookupd.CloseConnections() // what these hold isn't the library's
+				}
+				synctest.Wait()
+				require.Less(t, memoryInUse()-before, 1<<18)
+				for _, lookupd := range s.loop.Status().Lookupds {
+					require.Equal(t, 1, lookupd.Info.TCPPort)
+					for _, kept := range []string{lookupd.Info.Version, lookupd.Info.Hostname, lookupd.Info.BroadcastAddress} {
+						require.True(t, strings.HasPrefix(kept, "1."))
+						require.LessOrEqual(t, len(kept), 255)
+						require.True(t, utf8.ValidString(kept))
+					}
+				}
 			})
 		})
 	}
