@@ -161,8 +161,8 @@ func (p *lookupPeer) talk(c *connection) error {
 		if said {
 			continue
 		}
-		if cap(p.out.commands) > chunkSize/4 {
-			p.out = batch{} // an idle peer keeps no memory
+		if c.rest() && cap(p.out.commands) > idleQueue {
+			p.out = batch{}
 		}
 		var timer <-chan time.Time
 		if !again.IsZero() {

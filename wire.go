@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -179,6 +180,14 @@ func (c *connection) isBlind() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.heard < blindChunk
+}
+
+// rest gives memory back if nothing is in flight, and tells whether that is so.
+func (c *connection) rest() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inFlight.trim()
+	return c.inFlight.len() == 0
 }
 
 func (c *connection) numInFlight() int {
@@ -367,9 +376,12 @@ func (q *queue) len() int       { return len(q.items) - q.head }
 func (q *queue) first() command { return q.items[q.head] }
 
 func (q *queue) push(c command) {
-	if len(q.items) == cap(q.items) && q.head > len(q.items)/2 {
+	switch full := len(q.items) == cap(q.items); {
+	case full && q.head > len(q.items)/2:
 		q.items = append(q.items[:0], q.items[q.head:]...)
 		q.head = 0
+	case full:
+		q.items = slices.Grow(q.items, len(q.items)+idleQueue)
 	}
 	q.items = append(q.items, c)
 }
@@ -379,8 +391,12 @@ func (q *queue) pop() {
 	q.head++
 	if q.head == len(q.items) {
 		q.items, q.head = q.items[:0], 0
-		if cap(q.items) > idleQueue {
-			q.items = nil // an idle connection keeps no memory
-		}
+	}
+}
+
+// trim gives the memory of an empty queue back, but for a little.
+func (q *queue) trim() {
+	if q.len() == 0 && cap(q.items) > idleQueue {
+		q.items = nil
 	}
 }

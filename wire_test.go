@@ -673,6 +673,7 @@ func TestQueueOfCommandsKeepsNoMemoryItDoesNotNeed(t *testing.T) {
 	}
 	for q.len() > 0 {
 		q.pop()
+		q.trim()
 	}
 	require.Zero(t, cap(q.items))
 }
