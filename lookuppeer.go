@@ -20,10 +20,10 @@ const provenAfter = time.Second
 // lookupPeer keeps one nsqlookupd informed. The Loop makes it, starts run and
 // waits for its end.
 //
-// Owned by the goroutine of run: the connection, backoff, caution,
-// syncedAt, out, resyncAt, sincePing and every change of state. The connection's reader calls handle.
-// Anyone may read the atomics and call wakeUp, heartbeat and stop. What is in
-// cursor belongs to the registry.
+// Owned by the goroutine of run: the connection, all from backoff to sincePing,
+// and every change of state. The connection's reader calls handle. Anyone may
+// read the atomics and call wakeUp, heartbeat and stop. What is in cursor
+// belongs to the registry.
 type lookupPeer struct {
 	address string
 	opts    *Options
@@ -35,12 +35,11 @@ type lookupPeer struct {
 	stopping     context.Context // ends when the peer is to leave
 	stop         context.CancelFunc
 
-	backoff  backoff
-	caution  caution
-	syncedAt time.Time // when lookupd had acknowledged everything there was when the connection came up; zero: not yet
-	out      batch
-	resyncAt time.Time
-
+	backoff   backoff
+	caution   caution
+	syncedAt  time.Time // when lookupd had acknowledged all there was when it connected; zero: not yet
+	out       batch
+	resyncAt  time.Time
 	sincePing int // commands sent since the last PING or IDENTIFY
 
 	origin        atomic.Pointer[origin]

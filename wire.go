@@ -57,10 +57,13 @@ type connection struct {
 	window   int // at least 1
 	heard    int // answers since IDENTIFY
 
-	answered chan struct{} // capacity 1: readable after answers came and left room, so in any case when nothing is in flight any more; the reader sends, the peer receives
-	done     chan struct{} // closed when the reader has ended; then these are valid:
-	err      error         // why it did
-	severed  bool          // the connection broke, without an answer that says why
+	// answered has capacity 1: readable after answers came and left room, so in
+	// any case when nothing is in flight any more. The reader sends, the peer receives.
+	answered chan struct{}
+
+	done    chan struct{} // closed when the reader has ended; then these are valid:
+	err     error         // why it did
+	severed bool          // the connection broke, without an answer that says why
 }
 
 func newConnection(address string, conn net.Conn, timeout time.Duration, limit int) *connection {
