@@ -32,7 +32,7 @@ type cursor struct {
 
 	refused map[*entry]*refusal // survives the connection, see refusal.go
 	pairs   map[*entry]*entry   // scratch of read: a topic's channel that announces both
-	retries bool                // a refused name is being tried: nothing is read meanwhile
+	tried   *entry              // the refused name that is being tried: nothing is read meanwhile
 	leaving int                 // passes of the farewell begun
 }
 
@@ -83,7 +83,7 @@ func (r *registry) read(c *cursor, limit int, upTo uint64, b *batch) error {
 	if c.lagged {
 		return errLagged
 	}
-	if c.read == r.seq || c.read >= upTo || limit <= 0 || c.retries {
+	if c.read == r.seq || c.read >= upTo || limit <= 0 || c.tried != nil {
 		return nil
 	}
 
@@ -187,7 +187,7 @@ func (r *registry) acknowledge(c *cursor, n int, last command) {
 	c.answered += uint64(n)
 	c.acked, c.settled = max(c.acked, last.ackTo), last.reads
 	if last.retry {
-		c.retries = false
+		c.tried = nil
 		r.accept(c, last)
 	}
 	r.settle(c)
@@ -243,7 +243,8 @@ func (r *registry) farewell(c *cursor, b *batch) bool {
 		case e.marker:
 		default:
 			n++
-			if e.ephemeral && isChannel == (c.leaving == 1) && !c.isRefused(e) {
+			isUnknown := c.isRefused(e) && e != c.tried // lookupd may be about to accept that
+			if e.ephemeral && isChannel == (c.leaving == 1) && !isUnknown {
 				b.add(commandFor(unregister, e))
 				c.sent++
 			}

@@ -95,6 +95,32 @@ func TestEphemeralNamesAreUnregisteredInTheEndHoweverMany(t *testing.T) {
 	}
 }
 
+// The answer to the trial of a refused name is under way when the end comes.
+func TestNameThatIsBeingTriedIsUnregisteredInTheEnd(t *testing.T) {
+	for refused, message := range map[string]string{
+		"live#ephemeral view": "E_BAD_CHANNEL not valid",
+		"live#ephemeral":      "E_BAD_TOPIC not valid",
+	} {
+		t.Run(refused, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 1)
+				s.network.SetLatency(20 * time.Millisecond)
+				s.notify(TopicCreated("live#ephemeral"), ChannelCreated("live#ephemeral", "view"))
+				s.lookupds[0].Do(lookupdtest.Once(lookupdtest.On("REGISTER "+refused, lookupdtest.Reject(message))))
+				s.run()
+				s.eventually(s.lookupds[0], func() bool { return s.status(1).Refused != nil })
+				heard := listen(s.lookupds[0])
+				tried := lookupdtest.On("REGISTER "+refused, lookupdtest.Observe(func(lookupdtest.Command) { go s.end() }))
+				s.lookupds[0].Do(lookupdtest.Once(tried))
+				s.eventually(s.lookupds[0], func() bool { return s.lookupds[0].Connections() == 0 && s.loop.hasEnded() })
+				require.Subset(t, heard(), []string{"REGISTER " + refused, "UNREGISTER " + refused})
+				require.NoError(t, s.end())
+				require.Empty(t, announced(s.lookupds[0]))
+			})
+		})
+	}
+}
+
 func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
 	for name, tt := range map[string]struct {
 		order  lookupdtest.Order

@@ -116,7 +116,7 @@ func (r *registry) retry(c *cursor, b *batch) time.Time {
 	cmd.retry, cmd.ackTo, cmd.reads = true, c.acked, c.reads
 	b.add(cmd)
 	c.sent++
-	c.retries = true
+	c.tried = e
 	return time.Time{}
 }
 
