@@ -182,13 +182,18 @@ func (p *lookupPeer) talk(c *connection) error {
 // unless something happens before.
 func (p *lookupPeer) say(c *connection) (said bool, again time.Time, err error) {
 	p.out.reset()
-	isBlind := c.isBlind()
-	if p.heartbeatDue.Swap(false) || isBlind && p.sincePing >= blindChunk/2 {
+	isDue, isBlind := p.heartbeatDue.Swap(false), c.isBlind()
+	if isDue || isBlind && p.sincePing >= blindChunk/2 {
 		p.out.add(command{verb: ping})
-		p.sincePing = 0
 	}
+	pings := len(p.out.commands)
 	if err := p.read(c, isBlind); err != nil {
 		return false, time.Time{}, err
+	}
+	if !isDue && len(p.out.commands) == pings {
+		p.out.reset() // a PING alone, behind what may be refused, could cost the refusal
+	} else if pings > 0 {
+		p.sincePing = 0
 	}
 	p.sincePing += len(p.out.commands)
 	if len(p.out.commands) == 0 {

@@ -386,3 +386,23 @@ func TestCareEndsWithTheSync(t *testing.T) {
 		require.Equal(t, 2*latency, time.Since(started))
 	})
 }
+
+// Where nothing is known of lookupd's speed yet there are PINGs between the
+// commands, but none behind a careful one: if that is refused, lookupd closes
+// the connection with the PING unread, and the refusal would be lost each time.
+func TestNoPINGFollowsACarefulCommand(t *testing.T) {
+	for before := range blindChunk {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t, 1)
+			s.network.SetBandwidth(20_000)
+			s.network.SetBuffer(64)
+			require.NoError(t, s.loop.SetMetadata(manyTopics(before)))
+			s.notify(TopicCreated("bad"), TopicCreated("good"))
+			s.lookupds[0].Do(lookupdtest.On("REGISTER bad", lookupdtest.Reject("E_BAD_TOPIC not valid")))
+			s.run()
+			s.eventually(s.lookupds[0], func() bool { return len(s.lookupds[0].Producers("good", "")) == 1 })
+			require.LessOrEqual(t, s.status(1).Connects, uint64(5))
+			require.Len(t, s.status(1).Refused, 1)
+		})
+	}
+}
