@@ -164,6 +164,24 @@ func TestAnswersOneByOneMakeNoTinyWrites(t *testing.T) {
 	})
 }
 
+// TestLookupdIsKeptBusy is about a long line: the next commands are there when
+// lookupd has carried out those before, so a sync takes what lookupd needs.
+func TestLookupdIsKeptBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const roundTrip, each, commands = 100 * time.Millisecond, 100 * time.Microsecond, 100 * 100
+		s := newScene(t, 1)
+		s.network.SetLatency(roundTrip / 2)
+		s.network.SetBuffer(1 << 20)
+		s.lookupds[0].Do(lookupdtest.Delay(each))
+		require.NoError(t, s.loop.SetMetadata(manyChannels(100, 100)))
+		started := time.Now()
+		s.run()
+		s.registered()
+		const connect = 2 * roundTrip // Dial, IDENTIFY
+		require.LessOrEqual(t, time.Since(started), connect+roundTrip+commands*each*105/100)
+	})
+}
+
 // manyChannels has so many topics with so many channels each.
 func manyChannels(topics, channels int) (m Metadata) {
 	for i := range topics {
