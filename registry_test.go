@@ -474,3 +474,32 @@ func TestOnlyTheLookupdThatLagsIsDetached(t *testing.T) {
 		require.Zero(t, r.numTombstones, "nobody needs them any more")
 	}
 }
+
+// TestAnswerToADetachedLookupdChangesNothing is about one that was detached for
+// lagging while a refused name was being tried, and then accepts that.
+func TestAnswerToADetachedLookupdChangesNothing(t *testing.T) {
+	r := newRegistry()
+	r.maxTombstones = 1
+	r.apply(TopicCreated("bad"))
+	var c cursor
+	var b batch
+	r.attach(&c)
+	require.NoError(t, r.read(&c, chunkSize, everything, &b))
+	require.True(t, r.refuse(&c, &refusedError{&ResponseError{Code: codeBadTopic}, b.commands[0]}, 0))
+	r.release(&c)
+
+	r.attach(&c)
+	b.reset()
+	require.NoError(t, r.read(&c, chunkSize, everything, &b))
+	require.Zero(t, r.retry(&c, &b))
+	require.Len(t, b.commands, 1)
+	for _, topic := range []string{"first", "second"} {
+		r.apply(TopicCreated(topic))
+		r.apply(TopicDeleted(topic))
+	}
+	require.True(t, c.lagged)
+	acked := c.acked
+	r.acknowledge(&c, 1, b.commands[0])
+	require.Equal(t, acked, c.acked)
+	require.Len(t, c.refused, 1)
+}
