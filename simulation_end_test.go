@@ -274,7 +274,7 @@ func (w *simWorld) isLeaving(write simWrite) bool {
 // written before a PING must be answered before it.
 func (w *simWorld) checkHeartbeats() {
 	for _, c := range w.wire.conns {
-		if silence := c.longestSilence(); silence > simHeartbeat+simTimeout && !w.slow[c.address] {
+		if silence := c.longestSilence(w.left[c.address]); silence > simHeartbeat+simTimeout && !w.slow[c.address] {
 			w.failf("no PING to %s for %v", c.address, silence)
 		}
 	}

@@ -86,13 +86,21 @@ func (w *simWire) numOpen() int {
 	return len(w.open)
 }
 
-// longestSilence is the longest time between two heartbeats on a connection.
-func (c *simConn) longestSilence() (silence time.Duration) {
+// longestSilence is the longest time between two heartbeats on a connection,
+// until it ended or, as there is none in a farewell, until the Loop was told to
+// leave.
+func (c *simConn) longestSilence(left []time.Time) (silence time.Duration) {
 	for i := 1; i < len(c.said); i++ {
 		silence = max(silence, c.said[i].Sub(c.said[i-1]))
 	}
-	if len(c.said) > 0 {
-		silence = max(silence, c.closed.Sub(c.said[len(c.said)-1]))
+	if len(c.said) == 0 {
+		return silence
 	}
-	return silence
+	last, end := c.said[len(c.said)-1], c.closed
+	for _, at := range left {
+		if at.After(last) && at.Before(end) {
+			end = at
+		}
+	}
+	return max(silence, end.Sub(last))
 }
