@@ -399,7 +399,7 @@ func (q *queue) pop() {
 
 // trim gives the memory of an empty queue back, but for a little.
 func (q *queue) trim() {
-	if q.len() == 0 && cap(q.items) > idleQueue {
+	if q.len() == 0 && cap(q.items) >= 2*idleQueue { // what was asked for is rounded up
 		q.items = nil
 	}
 }
