@@ -71,9 +71,9 @@
 //   - nsqlookupd tells producers apart by their remote address, so
 //     Options.Dial must not fix the local port.
 //   - A topic that an administrator tombstoned stays hidden for 45 s, unless
-//     the broker deletes and creates it. One that was deleted at nsqlookupd while the broker has it
-//     stays unknown until the next connection, or the next resync if
-//     Options.ResyncInterval is set.
+//     the broker deletes and creates it. One that was deleted at nsqlookupd
+//     while the broker has it stays unknown until the next connection, or the
+//     next resync if Options.ResyncInterval is set.
 //   - An nsqlookupd that has more than 10,000 deletions to hear of, because
 //     they came at once or it is slow, is disconnected and told everything anew.
 //   - Between a change and its place in nsqd.dat lie about 100 ms; a crash
