@@ -52,10 +52,11 @@ type connection struct {
 	started time.Time
 	late    time.Duration // answers that take longer are late; settled by identify
 
-	mu       sync.Mutex // guards the read deadline too: it belongs to the oldest in flight
+	mu       sync.Mutex // guards the read deadline too: it belongs to the oldest in flight, or to the write
 	inFlight queue
-	window   int // at least 1
-	heard    int // answers since IDENTIFY
+	writing  bool // a write is under way
+	window   int  // at least 1
+	heard    int  // answers since IDENTIFY
 
 	// answered has capacity 1: readable after answers came and left room, so in
 	// any case when nothing is in flight any more. The reader sends, the peer receives.
@@ -153,8 +154,16 @@ func (c *connection) send(b *batch) error {
 		b.commands[i].sentAt, b.commands[i].heard = now, c.heard
 		c.inFlight.push(b.commands[i])
 	}
+	c.writing = true
 	c.mu.Unlock()
 	_, err := c.conn.Write(b.encoded.Bytes())
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing = false
+	if c.inFlight.len() == 0 {
+		c.conn.SetReadDeadline(time.Time{})
+	}
 	return err
 }
 
@@ -249,6 +258,8 @@ func (c *connection) readAnswer(got *answers) error {
 	c.mu.Unlock()
 
 	switch {
+	case err != nil && !waiting && errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("lookuploop: %s: commands not taken within %v: %w", c.address, c.timeout, err)
 	case err != nil && !waiting:
 		c.severed = isSevered(err)
 		return fmt.Errorf("lookuploop: %s: connection lost: %w", c.address, err)
@@ -286,12 +297,14 @@ func isSevered(err error) bool {
 	return !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, ErrResponseTooLarge) && !errors.Is(err, errNegativeLength)
 }
 
-// renewDeadline starts the time for the next answer, if one is due.
+// renewDeadline starts the time for the next answer, if one is due. A write that
+// is under way needs it too: a lookupd that answers before it was asked, and then
+// reads no more, would hold it for ever.
 func (c *connection) renewDeadline() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var deadline time.Time
-	if c.inFlight.len() > 0 {
+	if c.inFlight.len() > 0 || c.writing {
 		deadline = time.Now().Add(c.timeout)
 	}
 	c.conn.SetReadDeadline(deadline)

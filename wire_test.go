@@ -297,6 +297,47 @@ func TestConnectionEndsWithAnErrorThatSaysWhatHappened(t *testing.T) {
 	}
 }
 
+// A lookupd can answer before it has read, so that no answer is due amid a write.
+func TestWriteIsBoundedThoughNoAnswerIsDue(t *testing.T) {
+	for name, readsOn := range map[string]bool{"lookupd reads no more": false, "lookupd reads on": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ours, theirs := net.Pipe() // no buffer: what isn't read isn't written
+				defer theirs.Close()
+				k := &talk{connection: newConnection("lookupd.test:4160", ours, time.Second, 1024)}
+				go k.readAnswers(func(a answers) { k.logged += a.logged })
+				go func() {
+					theirs.Read(make([]byte, 1))
+					io.WriteString(theirs, frame("OK"))
+					if readsOn {
+						time.Sleep(time.Second / 2)
+						io.Copy(io.Discard, theirs)
+					}
+				}()
+
+				started := time.Now()
+				var b batch
+				b.add(command{verb: register, topic: &entry{key: key{name: "a"}}, ackTo: 1})
+				err := k.send(&b)
+				if readsOn {
+					require.NoError(t, err)
+					time.Sleep(time.Hour) // nothing is due any more
+					k.close()
+					<-k.done
+					require.ErrorContains(t, k.err, "connection lost: ")
+				} else {
+					require.ErrorIs(t, err, io.ErrClosedPipe)
+					<-k.done
+					require.EqualError(t, k.err, "lookuploop: lookupd.test:4160: commands not taken within 1s: read pipe: i/o timeout")
+					require.Equal(t, time.Second, time.Since(started))
+					require.False(t, k.severed, "nothing was refused")
+				}
+				require.Equal(t, 1, k.logged)
+			})
+		})
+	}
+}
+
 func TestConnectionResetIsSevered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newTalk(t).identified(t)
