@@ -25,7 +25,7 @@ import (
 // TestOnStateChangeThatBlocks is about a callback that doesn't return: it
 // keeps its own lookupd from hearing anything, and Run from returning.
 func TestOnStateChangeThatBlocks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := newScene(t, 2, func(o *Options) {
 			o.OnStateChange = func(status LookupdStatus) {
@@ -58,7 +58,7 @@ func TestOnStateChangeThatBlocks(t *testing.T) {
 // TestWaitRegisteredInOnStateChange is about the one call that waits for the
 // goroutine that makes it: it ends with its context, and nothing is broken.
 func TestWaitRegisteredInOnStateChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var loop *Loop
 		var results []error
 		s := newScene(t, 1, func(o *Options) {
@@ -81,7 +81,7 @@ func TestWaitRegisteredInOnStateChange(t *testing.T) {
 
 // TestDialThatReturnsNothing is about a Dial that forgets its error.
 func TestDialThatReturnsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var healthy atomic.Bool
 		s := newScene(t, 1, func(o *Options) {
 			dial := o.Dial
@@ -111,7 +111,7 @@ func TestDialThatReturnsNothing(t *testing.T) {
 // TestDialThatIgnoresItsContext is about a Dial that returns when it likes: it
 // keeps its own lookupd from hearing anything, and Run from returning.
 func TestDialThatIgnoresItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := newScene(t, 2, func(o *Options) {
 			dial := o.Dial
@@ -195,7 +195,7 @@ func TestOnStateChangeThatPanics(t *testing.T) {
 // standard library it is a programmer's fault, and a panic where there is no
 // error that says it better. Nothing else is harmed.
 func TestNilContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1, func(o *Options) { o.DataPath = "data" })
 		s.loop.disk = newMemoryDisk(nil)
 		_, err := s.loop.LoadMetadata()
@@ -222,7 +222,7 @@ func TestNilContext(t *testing.T) {
 
 // TestContextThatHasEnded gives one to each method that waits.
 func TestContextThatHasEnded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1, func(o *Options) { o.DataPath = "data"; o.HTTPClient = nil })
 		s.loop.opts.HTTPClient = s.network.Client()
 		s.loop.disk = newMemoryDisk(nil)
@@ -247,7 +247,7 @@ func TestContextThatHasEnded(t *testing.T) {
 
 // TestLongNames is about names as long as NSQ allows.
 func TestLongNames(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.run()
 		name := strings.Repeat("n", 64)
@@ -344,7 +344,7 @@ func sayOK(conn net.Conn, heard func(verb string)) {
 // runs and after its end. The race detector and the methods' own errors judge.
 func TestEverythingAtOnce(t *testing.T) {
 	for range 20 {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			var loop *Loop
 			s := newScene(t, 2, func(o *Options) {
 				o.DataPath = "data"

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -23,7 +22,7 @@ var (
 // connect, and those in which the window of commands in flight grows.
 func TestScale(t *testing.T) {
 	start, before := time.Now(), liveMemory()
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const roundTrip = 50 * time.Millisecond
 		s := &scene{t: t, network: lookupdtest.NewNetwork()}
 		s.network.SetLatency(roundTrip / 2)

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -23,7 +22,7 @@ var stormLoops = flag.Int("storm.loops", 200, "how many Loops TestReconnectStorm
 // come back a minute later: the attempts to connect are spread by the jitter,
 // none are synchronised. Time is virtual, so it says the same on any machine.
 func TestReconnectStorm(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const window, outage = 100 * time.Millisecond, time.Minute
 		network := lookupdtest.NewNetwork()
 		lookupd := network.NewServer("lookupd.test:4160")

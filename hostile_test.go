@@ -53,7 +53,7 @@ var hostilities = map[string]lookupdtest.Order{
 func TestHostileLookupdHarmsNobodyElse(t *testing.T) {
 	for name, order := range hostilities {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				const way = 10 * time.Millisecond
 				s := newScene(t, 2)
 				s.network.SetLatency(way)
@@ -102,7 +102,7 @@ func TestHostileLookupdCostsOneResponse(t *testing.T) {
 		"absurdly long":      {lookupdtest.Length(1<<31 - 1), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				const lookupds = 3
 				s := newScene(t, lookupds, func(o *Options) { o.MaxResponseSize = size })
 				for _, lookupd := range s.lookupds {
@@ -132,7 +132,7 @@ func TestHostileLookupdsInfoCostsNextToNothing(t *testing.T) {
 		"no valid UTF-8": "\xff", // each of which takes three bytes as U+FFFD
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 3)
 				long := "1." + strings.Repeat(text, defaultMaxResponseSize/3-100)
 				answer := lookupdtest.Reply(fmt.Sprintf(`{"version":"%s","hostname":"%[1]s","broadcast_address":"%[1]s","tcp_port":1,"http_port":2}`, long))
@@ -163,7 +163,7 @@ func TestHostileLookupdsInfoCostsNextToNothing(t *testing.T) {
 // TestLookupdThatLagsIsDisconnected is about a lookupd that takes its time
 // while names come and go, each of which must be kept until it has heard of it.
 func TestLookupdThatLagsIsDisconnected(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 2)
 		s.run()
 		s.registered()

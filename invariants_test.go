@@ -47,7 +47,7 @@ func TestPersistMetadataAfterAWriteThatWasNotSynced(t *testing.T) {
 		"nothing is left and can't be synced": {orders, TopicDeleted("orders"), nothing, syscall.EIO},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				disk := newMemoryDisk(map[string]string{"data/nsqd.dat": tt.before})
 				load := func() *Loop {
 					loop := newLoop(t, func(o *Options) { o.DataPath = "data" })
@@ -102,7 +102,7 @@ func TestFlappingNameCostsFewCommands(t *testing.T) {
 		"answers don't come": {func(s *scene) func() { return s.lookupds[0].Do(lookupdtest.Hang()) }, firstWindow + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 1)
 				heard := listen(s.lookupds[0])
 				var end func()
@@ -133,7 +133,7 @@ func TestFlappingNameCostsFewCommands(t *testing.T) {
 
 // TestWritesAreSmall is about the size of what is encoded under the registry's lock.
 func TestWritesAreSmall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		wire := newSimWire()
 		s := newScene(t, 1, func(o *Options) { o.Dial = wire.watch(o.Dial) })
 		require.NoError(t, s.loop.SetMetadata(manyChannels(100, 100)))
@@ -151,7 +151,7 @@ func TestWritesAreSmall(t *testing.T) {
 // TestAnswersOneByOneMakeNoTinyWrites is about a full window: each answer
 // would let one command go, in a write and a packet of its own.
 func TestAnswersOneByOneMakeNoTinyWrites(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const commands = 100 * 100
 		var watch dialWatch
 		s := newScene(t, 1, watch.watch)
@@ -167,7 +167,7 @@ func TestAnswersOneByOneMakeNoTinyWrites(t *testing.T) {
 // TestLookupdIsKeptBusy is about a long line: the next commands are there when
 // lookupd has carried out those before, so a sync takes what lookupd needs.
 func TestLookupdIsKeptBusy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const roundTrip, each, commands = 100 * time.Millisecond, 100 * time.Microsecond, 100 * 100
 		s := newScene(t, 1)
 		s.network.SetLatency(roundTrip / 2)
@@ -211,7 +211,7 @@ func TestHeartbeatsDuringALongSync(t *testing.T) {
 		"very slow lookupd": {delay: 80 * time.Millisecond, commands: 9900},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = 5 * time.Second })
 				s.network.SetBandwidth(tt.bandwidth)
 				s.network.SetLatency(20 * time.Millisecond)

@@ -28,7 +28,7 @@ func (s *scene) status(i int) LookupdStatus {
 }
 
 func TestLookupdIsDialledOnceRunBeginsAndThenWithoutBackoff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var watch dialWatch
 		s := newScene(t, 1, watch.watch)
 		s.notify(TopicCreated("orders"))
@@ -52,7 +52,7 @@ func TestLookupdIsDialledOnceRunBeginsAndThenWithoutBackoff(t *testing.T) {
 
 func TestDialIsGivenDialTimeout(t *testing.T) {
 	for _, timeout := range []time.Duration{0, 300 * time.Millisecond} {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			s := newScene(t, 1, func(o *Options) { o.DialTimeout = timeout })
 			lift := s.lookupds[0].Do(lookupdtest.Blackhole())
 			s.run()
@@ -82,7 +82,7 @@ func TestIdentifySendsTopologyOnlyWhenThereIsSome(t *testing.T) {
 			o.TopologyZone, o.TopologyRegion, o.Version = "z", "r", "1.2.3"
 		},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			s := newScene(t, 1, edit)
 			var body []byte
 			s.lookupds[0].Do(lookupdtest.On("IDENTIFY", lookupdtest.Observe(func(c lookupdtest.Command) { body = c.Body })))
@@ -94,7 +94,7 @@ func TestIdentifySendsTopologyOnlyWhenThereIsSome(t *testing.T) {
 }
 
 func TestStatusShowsWhatLookupdSaidOfItselfLast(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		require.Zero(t, s.status(1).Info)
 		s.run()
@@ -113,7 +113,7 @@ func TestStatusShowsWhatLookupdSaidOfItselfLast(t *testing.T) {
 
 // What lookupd doesn't like in IDENTIFY it won't like a moment later either.
 func TestRefusedIdentifyIsTriedAgainAfterMaxBackoff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var watch dialWatch
 		s := newScene(t, 1, watch.watch)
 		s.notify(TopicCreated("orders"))
@@ -137,7 +137,7 @@ func TestRefusedIdentifyIsTriedAgainAfterMaxBackoff(t *testing.T) {
 // Of 64 pauses drawn evenly below a limit, the longest is above half of it and
 // the shortest below a quarter.
 func TestBackoffIsDrawnBelowALimitThatDoubles(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const peers = 64
 		var watch dialWatch
 		s := newScene(t, 0, watch.watch)
@@ -193,7 +193,7 @@ func TestBackoffStartsOverOnceASyncWasAcknowledgedAndHeld(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				var watch dialWatch
 				s := newScene(t, 1, watch.watch)
 				lookupd := s.lookupds[0]
@@ -223,7 +223,7 @@ func TestBackoffStartsOverOnceASyncWasAcknowledgedAndHeld(t *testing.T) {
 
 func TestPingIsSentEachHeartbeatInterval(t *testing.T) {
 	for _, interval := range []time.Duration{0, 40 * time.Second} {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = interval })
 			s.network.SetLatency(20 * time.Millisecond)
 			heard := listen(s.lookupds[0])
@@ -244,7 +244,7 @@ func TestPingIsSentEachHeartbeatInterval(t *testing.T) {
 
 // To lookupd only PING and IDENTIFY are signs of life.
 func TestPingIsSentAmidALongSync(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const interval = 2 * time.Second
 		s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = interval })
 		s.network.SetLatency(20 * time.Millisecond)
@@ -268,7 +268,7 @@ func TestPingIsSentAmidALongSync(t *testing.T) {
 }
 
 func TestOrderlyEndIsSeenAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.notify(TopicCreated("orders"))
 		s.run()
@@ -294,7 +294,7 @@ func TestLateAnswerEndsTheConnection(t *testing.T) {
 			"IDENTIFY":   func(s *scene) { s.lookupds[0].CloseConnections() },
 		} {
 			t.Run(command+" "+name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
 					s := newScene(t, 1, func(o *Options) { o.ResponseTimeout = timeout })
 					if timeout == 0 {
 						timeout = time.Second
@@ -340,7 +340,7 @@ func TestResyncAnnouncesWhatLookupdWasToldToForget(t *testing.T) {
 		"with each heartbeat": {15 * time.Second, []string{"orders", "orders mail", "orders ship", "other", "other x"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 1, func(o *Options) { o.ResyncInterval = tt.interval })
 				s.notify(
 					TopicCreated("orders"), ChannelCreated("orders", "mail"), ChannelCreated("orders", "ship"),
@@ -383,7 +383,7 @@ func TestResyncAnnouncesWhatLookupdWasToldToForget(t *testing.T) {
 }
 
 func TestResyncRepeatsNoDeletion(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 2, func(o *Options) { o.ResyncInterval, o.ResponseTimeout = time.Hour, 3*time.Hour })
 		s.notify(TopicCreated("orders"), TopicCreated("gone"))
 		s.run()
@@ -402,7 +402,7 @@ func TestResyncRepeatsNoDeletion(t *testing.T) {
 }
 
 func TestOnStateChangeTellsEachTransitionInOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var told []string
 		s := newScene(t, 1, func(o *Options) {
@@ -465,7 +465,7 @@ func (c *lingeringConn) Read(p []byte) (int, error) {
 }
 
 func TestAnswersOfAnOldConnectionAcknowledgeNothingOnTheNew(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		replaced := make(chan bool, 1)
 		s := newScene(t, 1, func(o *Options) {
 			dial := o.Dial
@@ -500,7 +500,7 @@ func TestAnswersOfAnOldConnectionAcknowledgeNothingOnTheNew(t *testing.T) {
 
 // A lookupd that falls behind by more deletions than are kept starts over.
 func TestLookupdThatLagsTooManyDeletionsStartsOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 2, func(o *Options) { o.ResponseTimeout = time.Minute })
 		s.notify(TopicCreated("orders"))
 		s.run()

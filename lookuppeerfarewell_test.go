@@ -42,7 +42,7 @@ func TestEphemeralNamesAreUnregisteredInTheEnd(t *testing.T) {
 		"leave of discovery": func(s *scene) error { return s.loop.SetLookupdTCPAddresses(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 2)
 				s.network.SetLatency(20 * time.Millisecond)
 				s.notify(mixed...)
@@ -73,7 +73,7 @@ func TestEphemeralNamesAreUnregisteredInTheEndHoweverMany(t *testing.T) {
 		"amid the sync":  func(*scene) { time.Sleep(30 * time.Millisecond) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 1)
 				s.network.SetLatency(5 * time.Millisecond)
 				m := manyTopics(2000)
@@ -102,7 +102,7 @@ func TestNameThatIsBeingTriedIsUnregisteredInTheEnd(t *testing.T) {
 		"live#ephemeral":      "E_BAD_TOPIC not valid",
 	} {
 		t.Run(refused, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 1)
 				s.network.SetLatency(20 * time.Millisecond)
 				s.notify(TopicCreated("live#ephemeral"), ChannelCreated("live#ephemeral", "view"))
@@ -139,7 +139,7 @@ func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
 			"removed address": func(s *scene) error { return s.loop.SetLookupdTCPAddresses(nil) },
 		} {
 			t.Run(name+" "+how, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
 					var watch dialWatch
 					s := newScene(t, 1, watch.watch, func(o *Options) { o.ResponseTimeout = time.Minute })
 					s.network.SetBuffer(60) // writes wait

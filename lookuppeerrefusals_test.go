@@ -89,7 +89,7 @@ func TestRefusedNameIsSetAsideAndTheRestGoesOn(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 2)
 				tt.refuse(s.lookupds[0])
 				s.notify(
@@ -118,7 +118,7 @@ func TestRefusedNameIsSetAsideAndTheRestGoesOn(t *testing.T) {
 
 func TestOtherErrorsAreNotAboutANameButTheConnection(t *testing.T) {
 	for _, answer := range []string{"E_INVALID who are you", "E_BAD_BODY", "E_", "E_BAD_TOPICS no"} {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			s := newScene(t, 1)
 			s.notify(TopicCreated("a"), TopicCreated("b"))
 			lift := s.lookupds[0].Do(lookupdtest.On("REGISTER b", lookupdtest.Reject(answer)))
@@ -137,7 +137,7 @@ func TestOtherErrorsAreNotAboutANameButTheConnection(t *testing.T) {
 // The pauses of refusals that are new don't double, as each is progress: ten
 // of them take at most ten times MinBackoff.
 func TestNewRefusalsLeaveTheBackoffAsItIs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const names = 10
 		s := newScene(t, 1)
 		for i := range names {
@@ -176,7 +176,7 @@ func trials(lookupd *lookupdtest.Server, pattern string) (times func() []time.Du
 }
 
 func TestRefusedNameIsTriedAgainAtDoublingIntervalsUpToAnHour(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = 19 * time.Second }) // no PING behind a trial, which could lose its answer
 		gaps := trials(s.lookupds[0], "REGISTER bad")
 		lift := badTopic(s.lookupds[0], "bad")
@@ -200,7 +200,7 @@ func TestRefusedNameIsTriedAgainAtDoublingIntervalsUpToAnHour(t *testing.T) {
 // What follows a refused command is lost with the connection, so it comes when
 // there is nothing else to say, and nothing is said until it was answered.
 func TestRefusedNameIsTriedLastAndAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.network.SetLatency(5 * time.Millisecond)
 		lookupd := s.lookupds[0]
@@ -237,7 +237,7 @@ func TestRefusedNameIsTriedLastAndAlone(t *testing.T) {
 }
 
 func TestRefusedNameIsTriedAtOnceWhenItIsMadeAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.notify(TopicCreated("good"), TopicCreated("bad"), ChannelCreated("bad", "x"))
 		lift := badTopic(s.lookupds[0], "bad")
@@ -265,7 +265,7 @@ func TestRefusedNameIsTriedAtOnceWhenItIsMadeAgain(t *testing.T) {
 }
 
 func TestNothingIsSaidAboutTheChannelsOfARefusedTopic(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = time.Hour })
 		s.notify(TopicCreated("bad"), ChannelCreated("bad", "x"), TopicCreated("good"))
 		lift := badTopic(s.lookupds[0], "bad")
@@ -286,7 +286,7 @@ func TestNothingIsSaidAboutTheChannelsOfARefusedTopic(t *testing.T) {
 }
 
 func TestNothingRefusedIsUnregisteredInTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		badTopic(s.lookupds[0], "bad#ephemeral")
 		s.notify(TopicCreated("bad#ephemeral"), ChannelCreated("bad#ephemeral", "x"), TopicCreated("good#ephemeral"))
@@ -323,7 +323,7 @@ func TestLostRefusalsAreFound(t *testing.T) {
 			"many, scattered": {2000, []int{3, 700, 701, 1500}},
 		} {
 			t.Run(n.name+" "+name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
 					s := newScene(t, 1, func(o *Options) { o.MinBackoff, o.MaxBackoff = time.Millisecond, time.Hour }) // no second trial meanwhile
 					s.network.SetLatency(n.latency)
 					s.network.SetBuffer(n.buffer)
@@ -350,7 +350,7 @@ func TestLostRefusalsAreFound(t *testing.T) {
 // What was in flight when the connection was lost is sent with care, the rest
 // is pipelined.
 func TestCareIsForWhatWasInFlight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const roundTrip = 20 * time.Millisecond
 		s := newScene(t, 1)
 		s.network.SetLatency(roundTrip / 2)
@@ -365,7 +365,7 @@ func TestCareIsForWhatWasInFlight(t *testing.T) {
 }
 
 func TestCareEndsWithTheSync(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const latency = 10 * time.Millisecond
 		s := newScene(t, 1)
 		s.network.SetLatency(latency)
@@ -392,7 +392,7 @@ func TestCareEndsWithTheSync(t *testing.T) {
 // the connection with the PING unread, and the refusal would be lost each time.
 func TestNoPINGFollowsACarefulCommand(t *testing.T) {
 	for before := range blindChunk {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			s := newScene(t, 1)
 			s.network.SetBandwidth(20_000)
 			s.network.SetBuffer(64)

@@ -25,7 +25,7 @@ func TestRunNeedsAContext(t *testing.T) {
 }
 
 func TestRunRunsOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.run()
 		s.registered()
@@ -40,7 +40,7 @@ func TestRunRunsOnce(t *testing.T) {
 
 // Of many who call Run at the same time one gets to run.
 func TestRunCalledByManyRunsOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -61,7 +61,7 @@ func TestRunCalledByManyRunsOnce(t *testing.T) {
 // A broker that is told to end while it starts still has its topics on disk.
 func TestRunWithAContextThatHasEndedWritesAndCloses(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1, func(o *Options) { o.DataPath = dir })
 		_, err := s.loop.LoadMetadata()
 		require.NoError(t, err)
@@ -93,7 +93,7 @@ func TestLoadMetadataIsTheFirstCallAndTheOnlyOne(t *testing.T) {
 	const want = "LoadMetadata must be the first call, and the only one"
 	for name, dataPath := range map[string]string{"without a data path": "", "with a data path": t.TempDir()} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 0, func(o *Options) { o.DataPath = dataPath })
 				m, err := s.loop.LoadMetadata()
 				require.NoError(t, err)
@@ -123,7 +123,7 @@ func TestLoadMetadataReturnsAndTakesWhatIsInTheFile(t *testing.T) {
 	path := filepath.Join(dir, "nsqd.dat")
 	content := `{"topics":[{"name":"orders","paused":true,"channels":[{"name":"mail","paused":false},{"name":"a b"}]},{"name":"x y"},{"name":"empty"}],"version":"1.3.0"}`
 	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1, func(o *Options) { o.DataPath = dir })
 		m, err := s.loop.LoadMetadata()
 		require.NoError(t, err)
@@ -146,7 +146,7 @@ func TestLoadMetadataThatFailedMayBeTriedAgain(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "nsqd.dat")
 	require.NoError(t, os.WriteFile(path, []byte(`{"topics":[{"name":"orders"`), 0o600))
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 0, func(o *Options) { o.DataPath = dir })
 		for range 2 {
 			_, err := s.loop.LoadMetadata()
@@ -212,7 +212,7 @@ func TestAddressesAreCopiedKeptInOrderAndCountOnce(t *testing.T) {
 }
 
 func TestAddressThatStaysKeepsItsConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 3)
 		s.notify(TopicCreated("orders"), TopicCreated("live#ephemeral"))
 		s.run()
@@ -252,7 +252,7 @@ func TestAddressThatStaysKeepsItsConnection(t *testing.T) {
 
 // Swaps at any moment, from many goroutines, leave what the last one said.
 func TestAddressesSwappedAtAnyMoment(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 4)
 		s.notify(TopicCreated("orders"))
 		s.run()
@@ -288,7 +288,7 @@ func TestAddressesSwappedAtAnyMoment(t *testing.T) {
 }
 
 func TestOnStateChangeMayCallTheLoop(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var s *scene
 		var mu sync.Mutex
 		var states []string
@@ -338,7 +338,7 @@ func statesOf(states []string, address string) (found []string) {
 // isn't to disk.
 func TestOrderlyEnd(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 2, func(o *Options) { o.DataPath = dir })
 		_, err := s.loop.LoadMetadata()
 		require.NoError(t, err)
@@ -374,7 +374,7 @@ func TestEndTakesAtMost2sWithLookupdsThatAreStuck(t *testing.T) {
 		{5 * time.Second, time.Minute},
 	} {
 		t.Run(fmt.Sprintf("%v, answers may take %v", tt.when, tt.responseTimeout), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 6, func(o *Options) { o.ResponseTimeout = tt.responseTimeout })
 				s.network.SetBuffer(512)
 				m := manyTopics(300)

@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -16,6 +19,24 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// inBubble is synctest.Test. Under the race detector everything runs on one
+// thread: two that look at due timers of one bubble at the same time can crash
+// the detector itself (https://github.com/golang/go/issues/78156).
+func inBubble(t *testing.T, f func(*testing.T)) {
+	defer oneThreadForRaceDetector()()
+	synctest.Test(t, f)
+}
+
+// oneThreadForRaceDetector returns a function that takes it back.
+func oneThreadForRaceDetector() (undo func()) {
+	info, _ := debug.ReadBuildInfo()
+	if !slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		return func() {}
+	}
+	before := runtime.GOMAXPROCS(1)
+	return func() { runtime.GOMAXPROCS(before) }
+}
 
 // patience is how long a test waits for what is to happen; only a red test does.
 const patience = time.Minute

@@ -13,7 +13,7 @@ import (
 )
 
 func TestPersistWaitsForRunToStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.change(1)
 		result := b.persistLater()
@@ -28,7 +28,7 @@ func TestPersistWaitsForRunToStart(t *testing.T) {
 }
 
 func TestPersistDoesNotWaitForThePause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.run()
 		for i := range 10 {
@@ -51,7 +51,7 @@ func TestPersistDoesNotWaitForThePause(t *testing.T) {
 }
 
 func TestAnsweredPersistDoesNotShortenALaterPause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.disk.order(func(string) fault { time.Sleep(time.Millisecond); return fault{} })
 		b.run()
@@ -68,7 +68,7 @@ func TestAnsweredPersistDoesNotShortenALaterPause(t *testing.T) {
 }
 
 func TestPersistAfterRunSaysWhatIsNotOnDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.run()
 		b.change(1)
@@ -80,7 +80,7 @@ func TestPersistAfterRunSaysWhatIsNotOnDisk(t *testing.T) {
 }
 
 func TestPersistDuringTheLastWriteSaysWhatIsNotOnDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.change(1)
 		b.disk.order(func(string) fault { time.Sleep(time.Second); return fault{} })
@@ -98,7 +98,7 @@ func TestPersistDuringTheLastWriteSaysWhatIsNotOnDisk(t *testing.T) {
 }
 
 func TestPersistEndsWithItsContextAndSaysWhatItWaitedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.change(1)
 		persist := func() error {
@@ -123,7 +123,7 @@ func TestPersistEndsWithItsContextAndSaysWhatItWaitedFor(t *testing.T) {
 }
 
 func TestConcurrentPersistsShareAWrite(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.disk.order(func(string) fault { time.Sleep(time.Millisecond); return fault{} })
 		b.run()
@@ -144,7 +144,7 @@ func TestConcurrentPersistsShareAWrite(t *testing.T) {
 }
 
 func TestPersistIsNotToldOfTheFailureOfAWriteThatBeganBefore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		writes := 0
 		b.disk.order(func(step string) fault {
@@ -179,7 +179,7 @@ func TestPersistTellsTheTruthAboutDurability(t *testing.T) {
 	for _, step := range steps {
 		for _, at := range []fault{{err: syscall.EIO}, {err: syscall.ENOSPC, done: true}, {crash: true}} {
 			for fails := range 4 { // so many attempts meet the fault
-				synctest.Test(t, func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
 					b := newWriterBench(t)
 					met := 0
 					b.disk.order(func(s string) fault {

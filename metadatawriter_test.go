@@ -126,7 +126,7 @@ func (b *writerBench) logged() []string {
 }
 
 func TestFirstChangeIsWrittenAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.run()
 		b.change(1)
@@ -144,7 +144,7 @@ func TestFirstChangeIsWrittenAtOnce(t *testing.T) {
 }
 
 func TestBurstOfChangesCostsAFewWrites(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.run()
 		b.change(1000)
@@ -164,7 +164,7 @@ func TestBurstOfChangesCostsAFewWrites(t *testing.T) {
 }
 
 func TestNothingIsWrittenWithoutAChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.change(5)
 		b.writer.loaded(5)
@@ -179,7 +179,7 @@ func TestNothingIsWrittenWithoutAChange(t *testing.T) {
 }
 
 func TestChangeNeverWaitsForTheDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.disk.order(func(string) fault { time.Sleep(time.Hour); return fault{} })
 		b.run()
@@ -195,7 +195,7 @@ func TestChangeNeverWaitsForTheDisk(t *testing.T) {
 
 func TestFailedWriteIsRetriedWithGrowingPausesUntilItSucceeds(t *testing.T) {
 	for _, errno := range []error{syscall.ENOSPC, syscall.EACCES} {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			b := newWriterBench(t)
 			var attempts []time.Duration
 			b.disk.order(func(step string) fault {
@@ -245,7 +245,7 @@ func TestFailedWriteIsRetriedWithGrowingPausesUntilItSucceeds(t *testing.T) {
 }
 
 func TestEndOfRunWritesWhatIsLeftWithoutThePause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.run()
 		b.change(1)
@@ -260,7 +260,7 @@ func TestEndOfRunWritesWhatIsLeftWithoutThePause(t *testing.T) {
 }
 
 func TestRunWhoseContextHasEndedStillWrites(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.change(3)
 		early := b.persistLater()
@@ -274,7 +274,7 @@ func TestRunWhoseContextHasEndedStillWrites(t *testing.T) {
 
 func TestLastWriteIsRetriedForHalfASecond(t *testing.T) {
 	for failures := range 6 {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			b := newWriterBench(t)
 			b.change(1)
 			attempts := 0

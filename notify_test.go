@@ -222,7 +222,7 @@ func TestNotifyNeedsLoadMetadataWhenThereIsADataPath(t *testing.T) {
 
 // The end of Run's context closes the Loop, before Run has had time to notice.
 func TestNothingChangesOnceTheContextOfRunHasEnded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 0)
 		s.notify(TopicCreated("a"))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -251,7 +251,7 @@ func TestNothingChangesOnceTheContextOfRunHasEnded(t *testing.T) {
 }
 
 func TestNotifyFromManyGoroutinesBeforeAndDuringRun(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 2)
 		const goroutines, rounds = 8, 40
 		var notifying sync.WaitGroup
@@ -300,7 +300,7 @@ func TestNotifyFromManyGoroutinesBeforeAndDuringRun(t *testing.T) {
 }
 
 func TestLookupdsHearOfAChangeAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 2)
 		s.run()
 		s.registered()
@@ -319,7 +319,7 @@ func TestLookupdsHearOfAChangeAtOnce(t *testing.T) {
 }
 
 func TestNotifyWaitsForNoLookupd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.network.Partition()
 		s.run()

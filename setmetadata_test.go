@@ -43,7 +43,7 @@ func TestSetMetadataSendsTheDifferenceAlone(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 1)
 				require.NoError(t, s.loop.SetMetadata(some()))
 				s.run()

@@ -58,6 +58,7 @@ func TestSimulation(t *testing.T) {
 // playHistories plays them, as many at a time as there are processors, until
 // one fails, and returns that one.
 func playHistories(t *testing.T, draw func(int) *simHistory) (failed *simHistory, faults []string) {
+	defer oneThreadForRaceDetector()()
 	var mu sync.Mutex
 	var players sync.WaitGroup
 	next := 0

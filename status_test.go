@@ -29,7 +29,7 @@ func TestStatusBeforeRun(t *testing.T) {
 
 // The story of one connection, as Status tells it.
 func TestStatusTellsHowALookupdIsDoing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.network.SetLatency(10 * time.Millisecond)
 		s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"))
@@ -106,7 +106,7 @@ func TestStatusIsASnapshot(t *testing.T) {
 
 func TestStatusTellsHowTheFileIsDoing(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 0, func(o *Options) { o.DataPath = dir })
 		require.Zero(t, s.loop.Status().Metadata, "nothing was opened")
 		_, err := s.loop.LoadMetadata()

@@ -25,7 +25,7 @@ import (
 // One of three lookupds unreachable: a topic takes 1 s to appear at the
 // healthy one, 200 topics take 214 s.
 func TestAStuckLookupdCostsTheOthersNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const latency = 10 * time.Millisecond
 		s := newScene(t, 3)
 		s.network.SetLatency(latency)
@@ -60,7 +60,7 @@ func TestAStuckLookupdCostsTheOthersNothing(t *testing.T) {
 // A restart is noticed at the next heartbeat and repaired at the one after, 18
 // to 30 s later.
 func TestALostConnectionIsSeenAtOnceAndReplaced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const latency = 5 * time.Millisecond
 		const repair = 100*time.Millisecond + 5*latency // the backoff; Dial and IDENTIFY there and back; REGISTER there
 		s := newScene(t, 1)
@@ -93,7 +93,7 @@ func TestALostConnectionIsSeenAtOnceAndReplaced(t *testing.T) {
 // Every REGISTER is several small writes and a round trip of its own.
 func TestASyncTakesOneRoundTrip(t *testing.T) {
 	for topics, roundTrips := range map[int]time.Duration{700: 1, 10_000: 4} { // the window grows meanwhile
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			const roundTrip = 20 * time.Millisecond
 			var watch dialWatch
 			s := newScene(t, 1, watch.watch)
@@ -117,7 +117,7 @@ func TestASyncTakesOneRoundTrip(t *testing.T) {
 func TestTheLatestStateWins(t *testing.T) {
 	for name, latency := range map[string]time.Duration{"near": 0, "far": 300 * time.Microsecond} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newScene(t, 2)
 				s.network.SetLatency(latency)
 				s.lookupds[1].Do(lookupdtest.On("UNREGISTER", lookupdtest.Delay(time.Microsecond)))
@@ -171,7 +171,7 @@ func TestTheLatestStateWins(t *testing.T) {
 // nsqd.dat is written and synced for each event, under the lock that every
 // client needs, and only once the lookup loop has taken the event.
 func TestMetadataIsWrittenCoalescedAndWithoutLookupd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		dir := t.TempDir()
 		s := newScene(t, 1, func(o *Options) { o.DataPath = dir })
 		s.lookupds[0].Do(lookupdtest.Blackhole())
@@ -231,7 +231,7 @@ func TestHostileAnswersAreBounded(t *testing.T) {
 	for name, answer := range answers {
 		for _, command := range []string{"IDENTIFY", "REGISTER", "*"} {
 			t.Run(name+" to "+command, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
 					s := newScene(t, 1)
 					s.notify(TopicCreated("orders"))
 					lift := s.lookupds[0].Do(lookupdtest.On(command, answer.order))
@@ -252,7 +252,7 @@ func TestHostileAnswersAreBounded(t *testing.T) {
 
 // What lookupd answers to REGISTER is ignored.
 func TestEveryAnswerIsRead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		lookupd := s.lookupds[0]
 		lookupd.Do(lookupdtest.On("REGISTER b", lookupdtest.Reject("E_BAD_TOPIC not this one")))
@@ -280,7 +280,7 @@ func TestEveryAnswerIsRead(t *testing.T) {
 // 10,000 topics of one channel each are announced with 30,000 REGISTERs, for
 // which 20,000 goroutines wait.
 func TestWhatWasLoadedIsAnnouncedOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		const topics = 2_000
 		dir := t.TempDir()
 		had := manyTopics(topics)
@@ -319,7 +319,7 @@ func TestHTTPPortZeroIsAnOptionsFault(t *testing.T) {
 // The end waits 2.8 s for hung lookupds, 61 s for a dripping one, 10.9 s amid a
 // sync, and leaves the sockets to the garbage collector.
 func TestRunReturnsWithNothingLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var watch dialWatch
 		s := newScene(t, 7, watch.watch, func(o *Options) { o.ResponseTimeout = time.Minute })
 		s.network.SetLatency(10 * time.Millisecond)

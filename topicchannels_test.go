@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -62,7 +61,7 @@ func quoted(names []string) (all []string) {
 }
 
 func TestTopicChannelsAreTheUnionOfTheAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newHTTPScene(t,
 			channels("mail", "ship#ephemeral", "audit"),
 			channels("ship", "mail", "", "a b", "x\n", "#ephemeral"),
@@ -78,7 +77,7 @@ func TestTopicChannelsAreTheUnionOfTheAnswers(t *testing.T) {
 
 // A topic is asked for at the lookupds themselves, not at a canned answer.
 func TestTopicChannelsAreThoseOfOtherBrokersToo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newHTTPScene(t, nil)
 		s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"), TopicCreated("other"), ChannelCreated("other", "hidden"))
 		s.registered()
@@ -120,7 +119,7 @@ func TestPartOfTheAnswersComesWithAnErrorThatNamesWhoFailed(t *testing.T) {
 		"the end too soon": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "EOF", io.EOF, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				s := newHTTPScene(t, tt.handler, channels("mail"))
 				started := time.Now()
 				names, err := s.loop.TopicChannels(t.Context(), "orders")
@@ -159,7 +158,7 @@ func halfThenHang(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestAnswerOfMaxResponseSizeIsNotTooLarge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newHTTPScene(t, answer(200, `{"channels":["mail"]}`+strings.Repeat(" ", 1000-21)))
 		names, err := s.loop.TopicChannels(t.Context(), "orders")
 		require.NoError(t, err)
@@ -174,7 +173,7 @@ func TestAllLookupdsAreAskedAtOnce(t *testing.T) {
 			channels(names...)(w, r)
 		}
 	}
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newHTTPScene(t, slow("a"), slow("b"), hang)
 		started := time.Now()
 		names, err := s.loop.TopicChannels(t.Context(), "orders")
@@ -185,7 +184,7 @@ func TestAllLookupdsAreAskedAtOnce(t *testing.T) {
 }
 
 func TestTopicChannelsEndWithTheirContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newHTTPScene(t, hang, channels("mail"))
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
@@ -198,7 +197,7 @@ func TestTopicChannelsEndWithTheirContext(t *testing.T) {
 }
 
 func TestOnlyConnectedLookupdsAreAsked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		asked := 0
 		s := newHTTPScene(t, channels("mail"), func(w http.ResponseWriter, r *http.Request) { asked++ })
 		s.lookupds[1].Do(lookupdtest.Refuse())
@@ -225,7 +224,7 @@ func TestTopicChannelsOfAnInvalidTopicAreAnError(t *testing.T) {
 
 // A name may have characters that mean something in a URL.
 func TestEphemeralTopicIsAskedForByItsWholeName(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var got *http.Request
 		s := newHTTPScene(t, func(w http.ResponseWriter, r *http.Request) {
 			got = r
@@ -250,7 +249,7 @@ func TestLookupdIsAskedAtTheAddressItGave(t *testing.T) {
 		"a wrong address":  {`{"broadcast_address":"a b/c","http_port":4161}`, "", "invalid"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				var asked []string
 				s := newScene(t, 1, func(o *Options) {
 					o.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {

@@ -42,7 +42,7 @@ func requireReturned(t *testing.T, returned func() (bool, error)) error {
 }
 
 func TestWaitRegisteredMayPrecedeRun(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 2)
 		s.notify(TopicCreated("orders"))
 		all, one := s.waitLater(t.Context(), 0), s.waitLater(t.Context(), 1)
@@ -57,7 +57,7 @@ func TestWaitRegisteredMayPrecedeRun(t *testing.T) {
 }
 
 func TestWaitRegisteredWithoutAddresses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 0)
 		s.notify(TopicCreated("orders"))
 		require.NoError(t, s.loop.WaitRegistered(t.Context(), 0), "all of none")
@@ -72,7 +72,7 @@ func TestWaitRegisteredWithoutAddresses(t *testing.T) {
 }
 
 func TestWaitRegisteredForMoreThanThereAreWaitsForThem(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.run()
 		s.notify(TopicCreated("orders"))
@@ -89,7 +89,7 @@ func TestWaitRegisteredForMoreThanThereAreWaitsForThem(t *testing.T) {
 
 // An address that goes takes the wait for it along.
 func TestWaitRegisteredForAllFollowsTheAddresses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 2)
 		s.lookupds[1].Stop()
 		s.run()
@@ -103,7 +103,7 @@ func TestWaitRegisteredForAllFollowsTheAddresses(t *testing.T) {
 
 // It waits for what was accepted before the call, and not for what came later.
 func TestWaitRegisteredIsAboutWhatWasAcceptedBefore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.run()
 		s.registered()
@@ -127,7 +127,7 @@ func TestWaitRegisteredIsAboutWhatWasAcceptedBefore(t *testing.T) {
 
 // A deletion has to be acknowledged, too.
 func TestWaitRegisteredWaitsForDeletions(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"))
 		s.run()
@@ -144,7 +144,7 @@ func TestWaitRegisteredWaitsForDeletions(t *testing.T) {
 
 // A lookupd that lost its connection knows nothing, whatever it acknowledged.
 func TestWaitRegisteredCountsConnectedLookupdsOnly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 2)
 		s.notify(TopicCreated("orders"))
 		s.run()
@@ -162,7 +162,7 @@ func TestWaitRegisteredCountsConnectedLookupdsOnly(t *testing.T) {
 }
 
 func TestWaitRegisteredReturnsRefusalsWhenItCannotDoWithoutThem(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 3)
 		for i, refused := range []string{"orders", "orders mail"} {
 			s.lookupds[i].Do(lookupdtest.On("REGISTER "+refused, lookupdtest.Reject([]string{"E_BAD_TOPIC no", "E_BAD_CHANNEL no"}[i])))
@@ -191,7 +191,7 @@ func TestWaitRegisteredReturnsRefusalsWhenItCannotDoWithoutThem(t *testing.T) {
 }
 
 func TestWaitRegisteredSaysWhichLookupdsAreMissingAndWhy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 5)
 		s.lookupds[1].Stop()
 		s.lookupds[2].Do(lookupdtest.Hang())
@@ -213,7 +213,7 @@ func TestWaitRegisteredSaysWhichLookupdsAreMissingAndWhy(t *testing.T) {
 			`lookupd4.test:4160 refused 1 names, `+
 			`lookupd5.test:4160 has 1 changes to acknowledge: context deadline exceeded$`, err.Error())
 	})
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -224,7 +224,7 @@ func TestWaitRegisteredSaysWhichLookupdsAreMissingAndWhy(t *testing.T) {
 }
 
 func TestWaitsEndWithRun(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.lookupds[0].Do(lookupdtest.Hang())
 		s.notify(TopicCreated("orders"))
@@ -246,7 +246,7 @@ func TestWaitsEndWithRun(t *testing.T) {
 // everything is on disk.
 func TestPersistMetadataBeforeDuringAndAfterRun(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 0, func(o *Options) { o.DataPath = dir })
 		_, err := s.loop.LoadMetadata()
 		require.NoError(t, err)

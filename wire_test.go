@@ -274,7 +274,7 @@ func TestConnectionEndsWithAnErrorThatSaysWhatHappened(t *testing.T) {
 		"an end amid an answer":      {lookupdtest.CutSent(6 + 3), "REGISTER: unexpected EOF", io.ErrUnexpectedEOF, true, 1, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				k := newTalk(t).identified(t)
 				k.lookupd.Do(tt.order)
 				started := time.Now()
@@ -301,7 +301,7 @@ func TestConnectionEndsWithAnErrorThatSaysWhatHappened(t *testing.T) {
 func TestWriteIsBoundedThoughNoAnswerIsDue(t *testing.T) {
 	for name, readsOn := range map[string]bool{"lookupd reads no more": false, "lookupd reads on": true} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				ours, theirs := net.Pipe() // no buffer: what isn't read isn't written
 				defer theirs.Close()
 				k := &talk{connection: newConnection("lookupd.test:4160", ours, time.Second, 1024)}
@@ -339,7 +339,7 @@ func TestWriteIsBoundedThoughNoAnswerIsDue(t *testing.T) {
 }
 
 func TestConnectionResetIsSevered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		k := newTalk(t).identified(t)
 		k.lookupd.CloseConnections()
 		<-k.done
@@ -356,7 +356,7 @@ func TestErrorAnswerSaysWhichCommandItIsAbout(t *testing.T) {
 		"PING":           {Command: "PING"},
 	} {
 		t.Run(line, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				k := newTalk(t).identified(t)
 				k.lookupd.Do(lookupdtest.On(line, lookupdtest.Reject("E_BAD_CHANNEL it's not you")))
 				k.say(t, "REGISTER first", line)
@@ -372,7 +372,7 @@ func TestErrorAnswerSaysWhichCommandItIsAbout(t *testing.T) {
 }
 
 func TestDeadlineIsForEachAnswerAndNotForSilence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		k := newTalk(t).identified(t)
 		time.Sleep(time.Hour) // nothing was asked
 
@@ -398,7 +398,7 @@ func TestDeadlineIsForEachAnswerAndNotForSilence(t *testing.T) {
 }
 
 func TestPingTellsTheRoundTripTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		k := newTalk(t).identified(t)
 		k.network.SetLatency(30 * time.Millisecond)
 		k.say(t, "PING", "REGISTER a")
@@ -435,7 +435,7 @@ func TestIdentifyTakesAnyPeerInfoAndNothingElse(t *testing.T) {
 		"the end too soon": {lookupdtest.CutSent(10), PeerInfo{}, "IDENTIFY: unexpected EOF", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				k := newTalk(t)
 				k.lookupd.Do(tt.answer)
 				started := time.Now()
@@ -461,7 +461,7 @@ func TestIdentifyTakesAnyPeerInfoAndNothingElse(t *testing.T) {
 // What lookupd does not read stays with us: only so many commands are sent
 // before their answers.
 func TestCommandsInFlightAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		require.NoError(t, s.loop.SetMetadata(manyTopics(5000)))
 		lift := s.lookupds[0].Do(lookupdtest.On("REGISTER", lookupdtest.Hang()))
@@ -480,7 +480,7 @@ func TestCommandsInFlightAreBounded(t *testing.T) {
 
 // With 50 ms for a round trip, one command at a time would take 500 s.
 func TestWindowGrowsWithTheAnswersUpToItsBound(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		k := newTalk(t).identified(t)
 		k.network.SetLatency(time.Millisecond)
 		k.network.SetBuffer(1 << 20)
@@ -495,7 +495,7 @@ func TestWindowGrowsWithTheAnswersUpToItsBound(t *testing.T) {
 		}
 		require.Equal(t, maxWindow, k.room())
 	})
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.network.SetLatency(25 * time.Millisecond)
 		s.network.SetBuffer(1 << 20)
@@ -510,7 +510,7 @@ func TestWindowGrowsWithTheAnswersUpToItsBound(t *testing.T) {
 // While an answer is late nothing more is sent, so that a PING that becomes
 // due doesn't wait behind a long queue.
 func TestNothingIsSentWhileAnAnswerIsLate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		k := newTalk(t).identified(t)
 		lift := k.lookupd.Do(lookupdtest.Hang())
 		k.say(t, "REGISTER a")
@@ -529,7 +529,7 @@ func TestNothingIsSentWhileAnAnswerIsLate(t *testing.T) {
 // answered in time; and no less, or the line would not be used.
 func TestLateAnswersMakeTheWindowAsLargeAsIsAnsweredInTime(t *testing.T) {
 	for _, delay := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond} {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			k := newTalk(t).identified(t)
 			k.lookupd.Do(lookupdtest.Delay(delay))
 			inTime := int(k.late / delay)
@@ -547,7 +547,7 @@ func TestLateAnswersMakeTheWindowAsLargeAsIsAnsweredInTime(t *testing.T) {
 // A lookupd that must get rid of an answer before it reads on, with buffers
 // that hold one answer, gets everything all the same.
 func TestTinyBuffersDoNotDeadlock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.network.SetBuffer(8)
 		require.NoError(t, s.loop.SetMetadata(manyTopics(1000)))
@@ -632,7 +632,7 @@ func TestConnectionWithTLSIsClosedAtOnce(t *testing.T) {
 	certificate := certificates.TLS.Certificates[0]
 	certificates.Close()
 
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		network := lookupdtest.NewNetwork()
 		lookupd := network.NewUnstartedServer("lookupd.test:4160")
 		lookupd.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
