@@ -88,7 +88,7 @@ func (c *agreeableConn) Read(p []byte) (int, error) {
 	}
 	select {
 	case <-c.written:
-		return copy(p, "\x00\x00\x00\x02OK"), nil
+		return copy(p, answerOK), nil
 	case <-c.closed:
 		return 0, net.ErrClosed
 	}

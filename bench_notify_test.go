@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -37,7 +38,7 @@ func newVisibility(b *testing.B, edits ...func(*Options)) *visibility {
 	}
 	v.loop = newLoop(b, append([]func(*Options){healthy}, edits...)...)
 	v.end = run(b, v.loop)
-	require.NoError(b, v.loop.SetMetadata(someMetadata(2*firstWindow)))
+	require.NoError(b, v.loop.SetMetadata(someMetadata(2*wire.FirstWindow)))
 	registered(b, v.loop, len(v.lookupds))
 	return v
 }

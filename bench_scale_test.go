@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -65,7 +66,7 @@ func TestScale(t *testing.T) {
 // windows is in how many round trips n commands are sent, as the window grows
 // by each answer.
 func windows(n int) (trips int) {
-	for window := firstWindow; n > 0; window = min(2*window, maxWindow) {
+	for window := wire.FirstWindow; n > 0; window = min(2*window, wire.MaxWindow) {
 		n -= window
 		trips++
 	}

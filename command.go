@@ -1,33 +1,26 @@
 package lookuploop
 
-import (
-	"bytes"
-	"time"
-)
+import "github.com/lookuploop/lookuploop/internal/wire"
 
-// command is one command to lookupd, and what its answer will mean.
+// command is one command to lookupd from the log, and what its answer will mean.
 type command struct {
 	verb           verb
 	retry          bool   // of a refused name
-	topic, channel *entry // what it is about, if anything
+	topic, channel *entry // what it is about
 	topicSeq       uint64 // their places when the command was made
 	channelSeq     uint64
-	ackTo          uint64        // the log is acknowledged up to here …
-	reads          uint64        // … by so many entries
-	sentAt         time.Duration // since the connection came up
-	heard          int           // answers that had come by then
+	ackTo          uint64 // the log is acknowledged up to here …
+	reads          uint64 // … by so many entries
 }
 
 type verb uint8
 
 const (
-	identify verb = iota
-	register
+	register verb = iota
 	unregister
-	ping
 )
 
-func (v verb) String() string { return [...]string{"IDENTIFY", "REGISTER", "UNREGISTER", "PING"}[v] }
+func (v verb) String() string { return [...]string{wire.Register, wire.Unregister}[v] }
 
 // commandFor makes a command about e.
 func commandFor(v verb, e *entry) command {
@@ -55,27 +48,24 @@ func (e *entry) nameOrEmpty() string {
 	return e.name
 }
 
-// batch is what is written at once: commands and their encoding.
-type batch struct {
-	commands []command
-	encoded  bytes.Buffer
-}
+// batch is what is read from the log at once.
+type batch struct{ commands []command }
 
-// add encodes c, which isn't IDENTIFY, as in NSQ's TCP protocol spec. It
-// allocates nothing but room in b, which a sync of 100,000 names would feel.
-func (b *batch) add(c command) {
-	b.encoded.WriteString(c.verb.String())
-	for _, e := range [...]*entry{c.topic, c.channel} {
-		if e != nil {
-			b.encoded.WriteByte(' ')
-			b.encoded.WriteString(e.name)
-		}
+func (b *batch) add(c command) { b.commands = append(b.commands, c) }
+
+func (b *batch) reset() { b.commands = b.commands[:0] }
+
+// encode adds the commands to out.
+func (b *batch) encode(out *wire.Batch[command]) {
+	for _, c := range b.commands {
+		out.Add(c.verb.String(), c.topicName(), c.channelName(), c)
 	}
-	b.encoded.WriteByte('\n')
-	b.commands = append(b.commands, c)
 }
 
-func (b *batch) reset() {
-	b.commands = b.commands[:0]
-	b.encoded.Reset()
+// shrink makes b empty and gives its memory back, but for a little.
+func (b *batch) shrink() {
+	b.reset()
+	if cap(b.commands) > 64 {
+		*b = batch{}
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
 // The errors to tell apart with errors.Is. What is returned wraps them and
@@ -38,9 +40,6 @@ const (
 	codeBadChannel = "E_BAD_CHANNEL"
 )
 
-// maxErrorText bounds in bytes what is kept of an error answer.
-const maxErrorText = 1024
-
 // ResponseError is an error answer of one nsqlookupd to one command. Find it
 // with errors.As; it is a pointer wherever it occurs.
 type ResponseError struct {
@@ -71,15 +70,44 @@ func (e *ResponseError) Error() string {
 }
 
 // newResponseError reads an answer of the form "E_CODE text".
-func newResponseError(address string, c command, body []byte) *ResponseError {
-	text := string(body[:min(len(body), maxErrorText)])
-	code, message, _ := strings.Cut(text, " ")
+func newResponseError(e *wire.AnswerError[command]) *ResponseError {
+	code, message, _ := strings.Cut(e.Text, " ")
 	return &ResponseError{
-		Address: address,
-		Command: c.verb.String(),
-		Topic:   c.topicName(),
-		Channel: c.channelName(),
+		Address: e.Address,
+		Command: e.Verb,
+		Topic:   e.Tag.topicName(),
+		Channel: e.Tag.channelName(),
 		Code:    code,
 		Message: message,
 	}
 }
+
+// refusedError is a ResponseError together with the command it answers.
+type refusedError struct {
+	*ResponseError
+	cmd command
+}
+
+func (e *refusedError) Unwrap() error { return e.ResponseError }
+
+// asPublic turns an error of a connection into what users find with errors.Is
+// and errors.As.
+func asPublic(err error) error {
+	var answer *wire.AnswerError[command]
+	switch {
+	case errors.As(err, &answer):
+		return &refusedError{newResponseError(answer), answer.Tag}
+	case errors.Is(err, wire.ErrTooLarge):
+		return knownError{err, ErrResponseTooLarge}
+	}
+	return err
+}
+
+// knownError is an error of an internal package that users know as another.
+type knownError struct {
+	error
+	as error
+}
+
+func (e knownError) Is(target error) bool { return target == e.as }
+func (e knownError) Unwrap() error        { return e.error }

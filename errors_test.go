@@ -3,10 +3,13 @@ package lookuploop
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
 func TestResponseErrorSaysWhoWhatAndWhy(t *testing.T) {
@@ -33,7 +36,7 @@ func TestResponseErrorSaysWhoWhatAndWhy(t *testing.T) {
 
 func TestErrorAnswerIsTakenApart(t *testing.T) {
 	topic := &entry{key: key{name: "orders"}}
-	about := command{verb: register, topic: topic, channel: &entry{key: key{topic, "mail"}}}
+	about := command{topic: topic, channel: &entry{key: key{topic, "mail"}}}
 	for answer, want := range map[string]ResponseError{
 		"E_BAD_TOPIC REGISTER topic name 'a b' is not valid": {Code: "E_BAD_TOPIC", Message: "REGISTER topic name 'a b' is not valid"},
 		"E_INVALID":  {Code: "E_INVALID"},
@@ -41,14 +44,22 @@ func TestErrorAnswerIsTakenApart(t *testing.T) {
 		"E_":         {Code: "E_"},
 	} {
 		want.Address, want.Command, want.Topic, want.Channel = "a:4160", "REGISTER", "orders", "mail"
-		require.Equal(t, &want, newResponseError("a:4160", about, []byte(answer)))
+		err := asPublic(&wire.AnswerError[command]{Address: "a:4160", Verb: wire.Register, Tag: about, Text: answer})
+		var found *ResponseError
+		require.ErrorAs(t, err, &found)
+		require.Equal(t, &want, found)
+		var refused *refusedError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, about, refused.cmd)
 	}
 }
 
-func TestTextOfAnErrorAnswerIsBounded(t *testing.T) {
-	err := newResponseError("a:4160", command{verb: ping}, []byte("E_INVALID "+strings.Repeat("x", 1<<20)))
-	require.Equal(t, "E_INVALID", err.Code)
-	require.Equal(t, maxErrorText, len(err.Code)+1+len(err.Message))
+func TestConnectionsErrorsAreKnownAsOurs(t *testing.T) {
+	inner := fmt.Errorf("lookuploop: a:4160: PING: %w: 5 bytes", wire.ErrTooLarge)
+	err := asPublic(inner)
+	require.ErrorIs(t, err, ErrResponseTooLarge)
+	require.EqualError(t, err, inner.Error())
+	require.NotErrorIs(t, asPublic(io.EOF), ErrResponseTooLarge)
 }
 
 func TestRefusalIsFoundAsAResponseErrorAlone(t *testing.T) {

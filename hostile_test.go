@@ -198,13 +198,13 @@ func memoryInUse() int {
 	return int(stats.HeapAlloc)
 }
 
-// librarysGoroutines counts the goroutines that this package started, or that are in Run.
+// librarysGoroutines counts the goroutines that the library started, or that are in Run.
 func librarysGoroutines() (n int) {
 	var b bytes.Buffer
 	pprof.Lookup("goroutine").WriteTo(&b, 2)
 	for _, goroutine := range strings.Split(b.String(), "\n\n") {
-		for _, method := range []string{"(*Loop).", "(*lookupPeer).", "(*connection).", "(*metadataWriter)."} {
-			if strings.Contains(goroutine, "lookuploop."+method) {
+		for _, method := range []string{".(*Loop).", ".(*lookupPeer).", ".(*metadataWriter).", "/internal/wire.(*Conn[...])."} {
+			if strings.Contains(goroutine, "lookuploop"+method) {
 				n++
 				break
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -25,7 +26,7 @@ func TestFarewellBeforeAnythingWasSent(t *testing.T) {
 	r.attach(&c)
 	for r.farewell(&c, &b) {
 	}
-	require.Equal(t, "UNREGISTER live#ephemeral\n", b.encoded.String())
+	require.Equal(t, "UNREGISTER live#ephemeral\n", b.text())
 	r.release(&c)
 	require.Same(t, r.log.next, r.log.prev, "the one entry is alone in the log")
 }
@@ -98,8 +99,8 @@ func TestFlappingNameCostsFewCommands(t *testing.T) {
 		"answers are under way": {func(s *scene) func() {
 			s.network.SetLatency(100 * time.Millisecond)
 			return func() {}
-		}, firstWindow + 1},
-		"answers don't come": {func(s *scene) func() { return s.lookupds[0].Do(lookupdtest.Hang()) }, firstWindow + 1},
+		}, wire.FirstWindow + 1},
+		"answers don't come": {func(s *scene) func() { return s.lookupds[0].Do(lookupdtest.Hang()) }, wire.FirstWindow + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/atomic"
+
+	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
 // leaveTimeout bounds the farewell of a connection.
@@ -37,8 +39,9 @@ type lookupPeer struct {
 
 	backoff   backoff
 	caution   caution
-	syncedAt  time.Time // when lookupd had acknowledged all there was when it connected; zero: not yet
-	out       batch
+	syncedAt  time.Time           // when lookupd had acknowledged all there was when it connected; zero: not yet
+	read      batch               // from the log
+	out       wire.Batch[command] // to be sent
 	resyncAt  time.Time
 	sincePing int // commands sent since the last PING or IDENTIFY
 
@@ -93,7 +96,7 @@ func (p *lookupPeer) run() {
 }
 
 // connect dials and identifies.
-func (p *lookupPeer) connect() (*connection, PeerInfo, error) {
+func (p *lookupPeer) connect() (*wire.Conn[command], PeerInfo, error) {
 	ctx, cancel := context.WithTimeout(p.stopping, p.opts.DialTimeout)
 	defer cancel()
 	conn, err := p.opts.Dial(ctx, "tcp", p.address)
@@ -103,24 +106,37 @@ func (p *lookupPeer) connect() (*connection, PeerInfo, error) {
 	if err != nil {
 		return nil, PeerInfo{}, fmt.Errorf("lookuploop: %s: dial: %w", p.address, err)
 	}
-	c := newConnection(p.address, conn, p.opts.ResponseTimeout, p.opts.MaxResponseSize)
-	mayStay := context.AfterFunc(p.stopping, c.close)
-	p.commands.Inc()
-	info, err := c.identify(p.opts.identity())
+	c := wire.NewConn[command](p.address, conn, p.opts.ResponseTimeout, p.opts.MaxResponseSize)
+	mayStay := context.AfterFunc(p.stopping, c.Close)
+	info, err := p.identify(c)
 	if !mayStay() && err == nil {
 		err = context.Cause(p.stopping)
 	}
 	if err != nil {
-		c.close()
+		c.Close()
 		return nil, PeerInfo{}, err
 	}
-	p.noteHeartbeat(time.Since(c.started))
 	return c, info, nil
+}
+
+func (p *lookupPeer) identify(c *wire.Conn[command]) (PeerInfo, error) {
+	p.commands.Inc()
+	started := time.Now()
+	answer, err := c.Identify(p.opts.identity())
+	if err != nil {
+		return PeerInfo{}, err
+	}
+	rtt := time.Since(started)
+	info, err := parsePeerInfo(p.address, answer)
+	if err == nil {
+		p.noteHeartbeat(rtt)
+	}
+	return info, err
 }
 
 // serve keeps lookupd informed over one connection until that ends. It returns
 // why; nil if the peer left.
-func (p *lookupPeer) serve(c *connection, info PeerInfo) error {
+func (p *lookupPeer) serve(c *wire.Conn[command], info PeerInfo) error {
 	p.heartbeatDue.Store(false)
 	p.sincePing = 0
 	p.resyncAt = time.Now().Add(p.opts.ResyncInterval)
@@ -128,24 +144,24 @@ func (p *lookupPeer) serve(c *connection, info PeerInfo) error {
 	p.transition(identified, peerState{info: info})
 	p.reg.attach(&p.cursor) // after the transition: who waited for it finds a Connected lookupd
 
-	go c.readAnswers(p.handle)
+	go c.ReadAnswers(p.handle)
 	defer context.AfterFunc(p.stopping, func() { // or a write that is stuck would delay the farewell
-		c.conn.SetWriteDeadline(time.Now().Add(leaveTimeout))
+		c.SetWriteDeadline(time.Now().Add(leaveTimeout))
 	})()
 	err := p.talk(c)
-	c.close()
-	<-c.done
+	c.Close()
+	<-c.Done()
 
 	acked, unanswered := p.reg.release(&p.cursor)
 	p.caution = caution{}
-	if errors.Is(err, c.err) && c.severed && unanswered > 0 {
+	if errors.Is(err, c.Err()) && c.Severed() && unanswered > 0 {
 		p.caution = newCaution(acked, unanswered)
 	}
 	return err
 }
 
 // talk says what there is to say until the connection ends or the peer has left.
-func (p *lookupPeer) talk(c *connection) error {
+func (p *lookupPeer) talk(c *wire.Conn[command]) error {
 	for {
 		if p.stopping.Err() != nil {
 			return p.leave(c)
@@ -160,8 +176,9 @@ func (p *lookupPeer) talk(c *connection) error {
 		if said {
 			continue
 		}
-		if c.rest() && cap(p.out.commands) > idleQueue {
-			p.out = batch{}
+		if c.Rest() {
+			p.read.shrink()
+			p.out.Shrink()
 		}
 		var timer <-chan time.Time
 		if !again.IsZero() {
@@ -169,37 +186,37 @@ func (p *lookupPeer) talk(c *connection) error {
 		}
 		select {
 		case <-p.wake:
-		case <-c.answered:
+		case <-c.Answered():
 		case <-timer:
 		case <-p.stopping.Done():
-		case <-c.done:
-			return c.err
+		case <-c.Done():
+			return c.Err()
 		}
 	}
 }
 
 // say sends the next things, if any. Otherwise it returns when to ask again,
 // unless something happens before.
-func (p *lookupPeer) say(c *connection) (said bool, again time.Time, err error) {
-	p.out.reset()
-	isDue, isBlind := p.heartbeatDue.Swap(false), c.isBlind()
-	if isDue || isBlind && p.sincePing >= blindChunk/2 {
-		p.out.add(command{verb: ping})
-	}
-	pings := len(p.out.commands)
-	if err := p.read(c, isBlind); err != nil {
+func (p *lookupPeer) say(c *wire.Conn[command]) (said bool, again time.Time, err error) {
+	isDue, isBlind := p.heartbeatDue.Swap(false), c.IsBlind()
+	if err := p.readLog(c, isBlind); err != nil {
 		return false, time.Time{}, err
 	}
-	if !isDue && len(p.out.commands) == pings {
-		p.out.reset() // a PING alone, behind what may be refused, could cost the refusal
-	} else if pings > 0 {
+	hasRead := len(p.read.commands) > 0
+	isLong := isBlind && p.sincePing >= wire.BlindChunk/2
+	if isDue || isLong && hasRead { // a PING alone, behind what may be refused, could cost the refusal
+		p.out.Ping()
 		p.sincePing = 0
 	}
-	p.sincePing += len(p.out.commands)
-	if len(p.out.commands) == 0 {
-		again = p.reg.retry(&p.cursor, &p.out)
+	p.sincePing += p.out.Len() + len(p.read.commands)
+	if isDue || hasRead {
+		return true, time.Time{}, p.send(c)
 	}
-	if len(p.out.commands) == 0 && p.opts.ResyncInterval > 0 {
+	again = p.reg.retry(&p.cursor, &p.read)
+	if len(p.read.commands) > 0 {
+		return true, time.Time{}, p.send(c)
+	}
+	if p.opts.ResyncInterval > 0 {
 		if isDue := !time.Now().Before(p.resyncAt); isDue && p.reg.resync(&p.cursor) {
 			p.resyncAt = time.Now().Add(p.opts.ResyncInterval)
 			return true, time.Time{}, nil
@@ -207,57 +224,57 @@ func (p *lookupPeer) say(c *connection) (said bool, again time.Time, err error) 
 			again = p.resyncAt
 		}
 	}
-	if len(p.out.commands) == 0 {
-		return false, again, nil
-	}
-	return true, time.Time{}, p.send(c)
+	return false, again, nil
 }
 
-// read adds the next chunk of the log to out, a small one if isBlind, as far as
-// the window and caution allow.
-func (p *lookupPeer) read(c *connection, isBlind bool) error {
+// readLog reads the next chunk of the log, a small one if isBlind, as far as the
+// window and caution allow.
+func (p *lookupPeer) readLog(c *wire.Conn[command], isBlind bool) error {
 	size := chunkSize
 	if isBlind {
-		size = blindChunk
+		size = wire.BlindChunk
 	}
-	limit, upTo := p.caution.limits(p.reg, &p.cursor, c.numInFlight(), min(c.room(), size))
-	before := len(p.out.commands)
-	err := p.reg.read(&p.cursor, limit, upTo, &p.out)
-	p.caution.spend(upTo, len(p.out.commands)-before)
+	limit, upTo := p.caution.limits(p.reg, &p.cursor, c.NumInFlight(), min(c.Room(), size))
+	p.read.reset()
+	err := p.reg.read(&p.cursor, limit, upTo, &p.read)
+	p.caution.spend(upTo, len(p.read.commands))
 	return err
 }
 
-// send writes out. When that fails, the reader has the better explanation.
-func (p *lookupPeer) send(c *connection) error {
-	p.commands.Add(uint64(len(p.out.commands)))
-	err := c.send(&p.out)
+// send writes what was read, behind what is in out already. When that fails, the
+// reader has the better explanation.
+func (p *lookupPeer) send(c *wire.Conn[command]) error {
+	p.read.encode(&p.out)
+	defer p.out.Reset()
+	p.commands.Add(uint64(p.out.Len()))
+	err := c.Send(&p.out)
 	if err == nil {
 		return nil
 	}
 	select {
-	case <-c.done:
-		return c.err
+	case <-c.Done():
+		return c.Err()
 	case <-p.stopping.Done():
 	case <-time.After(p.opts.ResponseTimeout):
 	}
-	return c.explain(p.out.commands[0].verb, err)
+	return err
 }
 
 // leave says farewell, within leaveTimeout.
-func (p *lookupPeer) leave(c *connection) error {
-	defer time.AfterFunc(leaveTimeout, c.close).Stop()
-	for more := true; more || c.numInFlight() > 0; {
-		if more && c.room() > 0 {
-			p.out.reset()
-			more = p.reg.farewell(&p.cursor, &p.out)
-			if len(p.out.commands) > 0 && p.send(c) != nil {
+func (p *lookupPeer) leave(c *wire.Conn[command]) error {
+	defer time.AfterFunc(leaveTimeout, c.Close).Stop()
+	for more := true; more || c.NumInFlight() > 0; {
+		if more && c.Room() > 0 {
+			p.read.reset()
+			more = p.reg.farewell(&p.cursor, &p.read)
+			if len(p.read.commands) > 0 && p.send(c) != nil {
 				return nil
 			}
 			continue
 		}
 		select {
-		case <-c.answered:
-		case <-c.done:
+		case <-c.Answered():
+		case <-c.Done():
 			return nil
 		}
 	}
@@ -265,12 +282,12 @@ func (p *lookupPeer) leave(c *connection) error {
 }
 
 // handle takes good answers. The connection's reader calls it.
-func (p *lookupPeer) handle(a answers) {
-	if a.logged > 0 {
-		p.reg.acknowledge(&p.cursor, a.logged, a.last)
+func (p *lookupPeer) handle(a wire.Answers[command]) {
+	if a.N > 0 {
+		p.reg.acknowledge(&p.cursor, a.N, a.Last)
 	}
-	if a.ping {
-		p.noteHeartbeat(a.rtt)
+	if a.Ping {
+		p.noteHeartbeat(a.RTT)
 	}
 }
 
@@ -300,10 +317,11 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 	if !p.syncedAt.IsZero() && time.Since(p.syncedAt) >= provenAfter {
 		p.backoff.reset()
 	}
+	err = asPublic(err)
 	var answer *ResponseError
 	var refused *refusedError
 	switch {
-	case errors.As(err, &answer) && answer.Command == identify.String():
+	case errors.As(err, &answer) && answer.Command == wire.Identify:
 		wait = p.opts.MaxBackoff // it won't like the next one better
 	case errors.As(err, &refused) && p.reg.refuse(&p.cursor, refused, p.opts.MaxBackoff):
 		wait = p.backoff.draw() // which is progress

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/atomic"
 
+	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -459,7 +460,7 @@ func (c *lingeringConn) Read(p []byte) (int, error) {
 	if err != nil && c.answers > 0 {
 		c.answers--
 		time.Sleep(200 * time.Millisecond)
-		return copy(p, frame("OK")), nil
+		return copy(p, answerOK), nil
 	}
 	return n, err
 }
@@ -507,7 +508,7 @@ func TestLookupdThatLagsTooManyDeletionsStartsOver(t *testing.T) {
 		s.registered()
 		lift := s.lookupds[0].Do(lookupdtest.Hang())
 		s.notify(TopicCreated("stuck"))
-		for i := range firstWindow + maxTombstones + 1000 {
+		for i := range wire.FirstWindow + maxTombstones + 1000 {
 			topic := fmt.Sprintf("topic-%d", i)
 			s.notify(TopicCreated(topic))
 			s.notify(TopicDeleted(topic))

@@ -1,6 +1,10 @@
 package lookuploop
 
 import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -164,3 +168,47 @@ func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
 		}
 	}
 }
+
+// tls.Conn.Close would try for 5 s to say goodbye to a lookupd that is gone.
+func TestConnectionWithTLSIsClosedAtOnce(t *testing.T) {
+	certificates := httptest.NewUnstartedServer(nil)
+	certificates.StartTLS()
+	certificate := certificates.TLS.Certificates[0]
+	certificates.Close()
+
+	inBubble(t, func(t *testing.T) {
+		network := lookupdtest.NewNetwork()
+		lookupd := network.NewUnstartedServer("lookupd.test:4160")
+		lookupd.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+		lookupd.Start()
+		t.Cleanup(lookupd.Close)
+		s := &scene{t: t, network: network, lookupds: []*lookupdtest.Server{lookupd}}
+		s.loop = newLoop(t, addresses(lookupd.TCPAddress), func(o *Options) {
+			o.Dial = func(ctx context.Context, kind, address string) (net.Conn, error) {
+				conn, err := network.Dial(ctx, kind, address)
+				if err != nil {
+					return nil, err
+				}
+				secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+				return wrappedConn{secure}, secure.HandshakeContext(ctx)
+			}
+		})
+		s.run()
+		s.notify(TopicCreated("orders"))
+		s.registered()
+		require.Equal(t, []string{"orders"}, announced(lookupd))
+
+		network.SetBuffer(1) // no room for the goodbye
+		heal := network.Partition()
+		time.Sleep(time.Millisecond)
+		started := time.Now()
+		require.NoError(t, s.end())
+		require.Zero(t, time.Since(started))
+		heal()
+	})
+}
+
+// wrappedConn is what a Dial may return that counts or logs around TLS.
+type wrappedConn struct{ net.Conn }
+
+func (c wrappedConn) NetConn() net.Conn { return c.Conn }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -391,7 +392,7 @@ func TestCareEndsWithTheSync(t *testing.T) {
 // commands, but none behind a careful one: if that is refused, lookupd closes
 // the connection with the PING unread, and the refusal would be lost each time.
 func TestNoPINGFollowsACarefulCommand(t *testing.T) {
-	for before := range blindChunk {
+	for before := range wire.BlindChunk {
 		inBubble(t, func(t *testing.T) {
 			s := newScene(t, 1)
 			s.network.SetBandwidth(20_000)

@@ -24,6 +24,6 @@ func FuzzNotifyNames(f *testing.F) {
 		var b batch
 		loop.reg.attach(&c)
 		require.NoError(t, loop.reg.read(&c, chunkSize, everything, &b))
-		require.Equal(t, "REGISTER "+topic+" "+channel+"\n", b.encoded.String())
+		require.Equal(t, "REGISTER "+topic+" "+channel+"\n", b.text())
 	})
 }

@@ -193,7 +193,7 @@ func (p *modelPeer) read(t *rapid.T, room int) {
 }
 
 func (p *modelPeer) send(t *rapid.T, b *batch) {
-	lines := strings.Split(b.encoded.String(), "\n")
+	lines := strings.Split(b.text(), "\n")
 	said := make(map[string]bool)
 	for i, c := range b.commands {
 		name := commandName(c)
@@ -230,7 +230,7 @@ func (p *modelPeer) serve(t *rapid.T, n int) {
 			if strings.Contains(p.refuses, " ") {
 				code = codeBadChannel
 			}
-			p.reg.refuse(&p.cursor, &refusedError{newResponseError("model", c, []byte(code+" not valid")), c}, 0)
+			p.reg.refuse(&p.cursor, refusalOf(c, code+" not valid"), 0)
 			p.caution = caution{}
 			return
 		}
@@ -440,7 +440,7 @@ func TestChunkDoesNotPartTopicAndChannel(t *testing.T) {
 	for c.read < r.seq {
 		var b batch
 		require.NoError(t, r.read(&c, 2, everything, &b))
-		chunks = append(chunks, b.encoded.String())
+		chunks = append(chunks, b.text())
 	}
 	require.Equal(t, []string{
 		"REGISTER users\nREGISTER orders mail\n",

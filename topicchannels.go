@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/nsqio/go-nsq"
+
+	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
 // newHTTPClient makes the default client for TopicChannels: nsqlookupds are
@@ -115,7 +117,7 @@ func (l *Loop) askChannels(ctx context.Context, address string, info PeerInfo, t
 		Channels []string `json:"channels"`
 	}
 	if err := json.Unmarshal(body, &list); err != nil {
-		return fail(fmt.Errorf("answer %s: %w", quote(body), err))
+		return fail(fmt.Errorf("answer %s: %w", wire.Quote(body), err))
 	}
 	return list.Channels, nil
 }
