@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -197,7 +198,7 @@ func TestOnStateChangeThatPanics(t *testing.T) {
 func TestNilContext(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1, func(o *Options) { o.DataPath = "data" })
-		s.loop.disk = newMemoryDisk(nil)
+		s.loop.disk = nsqdattest.NewDisk(nil)
 		_, err := s.loop.LoadMetadata()
 		require.NoError(t, err)
 		require.ErrorContains(t, s.loop.Run(nil), "Run needs a context") //nolint:staticcheck // the point of the test
@@ -208,7 +209,7 @@ func TestNilContext(t *testing.T) {
 			require.Panics(t, func() { s.loop.WaitRegistered(nil, 0) }) //nolint:staticcheck
 			s.notify(TopicCreated("orders"))
 		}
-		s.loop.disk.(*memoryDisk).order(func(string) fault { time.Sleep(time.Second); return fault{} })
+		s.loop.disk.(*nsqdattest.Disk).Order(func(string) nsqdattest.Fault { time.Sleep(time.Second); return nsqdattest.Fault{} })
 		s.notify(TopicDeleted("orders"))
 		require.Panics(t, func() { s.loop.PersistMetadata(nil) }) //nolint:staticcheck
 		_, err = s.loop.TopicChannels(nil, "orders")              //nolint:staticcheck
@@ -225,7 +226,7 @@ func TestContextThatHasEnded(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1, func(o *Options) { o.DataPath = "data"; o.HTTPClient = nil })
 		s.loop.opts.HTTPClient = s.network.Client()
-		s.loop.disk = newMemoryDisk(nil)
+		s.loop.disk = nsqdattest.NewDisk(nil)
 		_, err := s.loop.LoadMetadata()
 		require.NoError(t, err)
 		s.notify(TopicCreated("orders"))
@@ -355,7 +356,7 @@ func TestEverythingAtOnce(t *testing.T) {
 			})
 			loop = s.loop
 			loop.opts.HTTPClient = s.network.Client()
-			loop.disk = newMemoryDisk(nil)
+			loop.disk = nsqdattest.NewDisk(nil)
 			_, err := loop.LoadMetadata()
 			require.NoError(t, err)
 			addresses := loop.opts.LookupdTCPAddresses

@@ -11,27 +11,39 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/atomic"
+
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
 )
 
 // countingDisk counts the bytes that are written to it.
 type countingDisk struct {
-	fileSystem
+	nsqdat.OS
 	written atomic.Int64
 }
 
-func (d *countingDisk) createTemp(dir, pattern string) (tempFile, error) {
-	file, err := d.fileSystem.createTemp(dir, pattern)
-	return countingFile{file, d}, err
+func (d *countingDisk) Open(path string) (nsqdat.Directory, error) {
+	dir, err := d.OS.Open(path)
+	return countingDirectory{dir, d}, err
+}
+
+type countingDirectory struct {
+	nsqdat.Directory
+	disk *countingDisk
+}
+
+func (d countingDirectory) Create(name string) (nsqdat.TempFile, error) {
+	file, err := d.Directory.Create(name)
+	return countingFile{file, d.disk}, err
 }
 
 type countingFile struct {
-	tempFile
+	nsqdat.TempFile
 	disk *countingDisk
 }
 
 func (f countingFile) Write(p []byte) (int, error) {
 	f.disk.written.Add(int64(len(p)))
-	return f.tempFile.Write(p)
+	return f.TempFile.Write(p)
 }
 
 // BenchmarkBurst measures a burst of new topics, until PersistMetadata returns
@@ -74,7 +86,7 @@ func BenchmarkBurst(b *testing.B) {
 // burst makes n topics, and persists after each or in the end.
 func burst(b *testing.B, n int, each bool) (took time.Duration, written, size float64) {
 	dir := b.TempDir()
-	disk := &countingDisk{fileSystem: osFileSystem{}}
+	disk := new(countingDisk)
 	loop := newLoop(b, func(o *Options) { o.DataPath = dir })
 	loop.disk = disk
 	_, err := loop.LoadMetadata()
@@ -90,7 +102,7 @@ func burst(b *testing.B, n int, each bool) (took time.Duration, written, size fl
 		require.NoError(b, loop.PersistMetadata(b.Context()))
 	})
 	end()
-	info, err := os.Stat(filepath.Join(dir, metadataName))
+	info, err := os.Stat(filepath.Join(dir, nsqdat.Name))
 	require.NoError(b, err)
 	return took, float64(disk.written.Load()), float64(info.Size())
 }
@@ -99,13 +111,8 @@ func burst(b *testing.B, n int, each bool) (took time.Duration, written, size fl
 // how many times as long as json.Unmarshal of the file alone it takes.
 func BenchmarkLoadMetadata(b *testing.B) {
 	dir := b.TempDir()
-	disk := osFileSystem{}
-	file, err := openMetadataFile(dir, disk)
-	require.NoError(b, err)
-	require.NoError(b, file.write(someMetadata(100_000)))
-	require.NoError(b, file.close())
-	data, err := os.ReadFile(file.path)
-	require.NoError(b, err)
+	data := []byte(encoded(b, someMetadata(100_000)))
+	require.NoError(b, os.WriteFile(filepath.Join(dir, nsqdat.Name), data, 0o600))
 	var ours, parse time.Duration
 	for b.Loop() {
 		inTurns(

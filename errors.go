@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
@@ -32,6 +33,30 @@ var (
 	// Options.MaxResponseSize.
 	ErrResponseTooLarge = errors.New("lookuploop: response too large")
 )
+
+// public makes an error of an internal package one that errors.Is finds by the
+// name that it has here. Its text stays.
+func public(err error) error {
+	for _, sentinel := range []struct{ internal, public error }{
+		{nsqdat.ErrLocked, ErrDataPathLocked},
+		{nsqdat.ErrCorrupt, ErrCorruptMetadata},
+		{nsqdat.ErrClosed, ErrClosed},
+	} {
+		if errors.Is(err, sentinel.internal) {
+			return publicError{err, sentinel.public}
+		}
+	}
+	return err
+}
+
+// publicError is an error that is a sentinel, too.
+type publicError struct {
+	error
+	is error
+}
+
+func (e publicError) Is(target error) bool { return target == e.is }
+func (e publicError) Unwrap() error        { return e.error }
 
 // Error codes of nsqlookupd that concern one name only. Every other code
 // means that the connection went wrong.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
@@ -68,6 +69,23 @@ func TestRefusalIsFoundAsAResponseErrorAlone(t *testing.T) {
 	var found *ResponseError
 	require.True(t, errors.As(err, &found))
 	require.Same(t, answer, found)
+}
+
+// Errors of internal packages are found by the names that they have here.
+func TestInternalErrorsBecomePublic(t *testing.T) {
+	for internal, want := range map[error]error{
+		nsqdat.ErrLocked:  ErrDataPathLocked,
+		nsqdat.ErrCorrupt: ErrCorruptMetadata,
+		nsqdat.ErrClosed:  ErrClosed,
+	} {
+		require.EqualError(t, internal, want.Error())
+		err := public(fmt.Errorf("%w: and %w", internal, io.ErrUnexpectedEOF))
+		require.EqualError(t, err, want.Error()+": and unexpected EOF")
+		require.ErrorIs(t, err, want)
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF, "what it wraps is found still")
+	}
+	require.NoError(t, public(nil))
+	require.Same(t, io.EOF, public(io.EOF))
 }
 
 func TestSentinelsAreToldApart(t *testing.T) {

@@ -203,8 +203,8 @@ func librarysGoroutines() (n int) {
 	var b bytes.Buffer
 	pprof.Lookup("goroutine").WriteTo(&b, 2)
 	for _, goroutine := range strings.Split(b.String(), "\n\n") {
-		for _, method := range []string{".(*Loop).", ".(*lookupPeer).", ".(*metadataWriter).", "/internal/wire.(*Conn[...])."} {
-			if strings.Contains(goroutine, "lookuploop"+method) {
+		for _, method := range []string{"lookuploop.(*Loop).", "lookuploop.(*lookupPeer).", "/internal/wire.(*Conn[...]).", "nsqdat.(*Writer)."} {
+			if strings.Contains(goroutine, method) {
 				n++
 				break
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
@@ -49,7 +50,7 @@ func TestPersistMetadataAfterAWriteThatWasNotSynced(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
-				disk := newMemoryDisk(map[string]string{"data/nsqd.dat": tt.before})
+				disk := nsqdattest.NewDisk(map[string]string{"nsqd.dat": tt.before})
 				load := func() *Loop {
 					loop := newLoop(t, func(o *Options) { o.DataPath = "data" })
 					loop.disk = disk
@@ -58,9 +59,9 @@ func TestPersistMetadataAfterAWriteThatWasNotSynced(t *testing.T) {
 					return loop
 				}
 				failToSync := func(err error) {
-					disk.order(func(step string) (f fault) {
+					disk.Order(func(step string) (f nsqdattest.Fault) {
 						if step == "sync directory" {
-							f.err = err
+							f.Err = err
 						}
 						return f
 					})
@@ -79,10 +80,8 @@ func TestPersistMetadataAfterAWriteThatWasNotSynced(t *testing.T) {
 				defer cancel()
 				go second.Run(running)
 				require.NoError(t, second.PersistMetadata(t.Context()))
-				for _, outcome := range disk.afterCrash() {
-					data, err := outcome.readFile("data/nsqd.dat")
-					require.NoError(t, err)
-					require.Equal(t, tt.after, string(data))
+				for _, outcome := range disk.AfterCrash() {
+					require.Equal(t, tt.after, outcome.Files()["nsqd.dat"])
 				}
 			})
 		})

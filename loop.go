@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/atomic"
+
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
 )
 
 // Loop keeps every configured nsqlookupd knowing what the broker has. Make it
@@ -16,7 +18,7 @@ import (
 type Loop struct {
 	opts Options
 	reg  *registry
-	disk fileSystem // has DataPath; tests put theirs in before LoadMetadata
+	disk nsqdat.Disk // has DataPath; tests put theirs in before LoadMetadata
 
 	notify         chan struct{} // capacity 1: readable after a change; Notify sends, Run receives
 	optionsChanged chan struct{} // capacity 1: readable after a swap of addresses
@@ -28,9 +30,9 @@ type Loop struct {
 	resolved   map[string]resolution         // of those that are names, with a ResolveInterval
 	peers      atomic.Pointer[[]*lookupPeer] // in the order of the addresses; the slice is replaced, never changed
 
-	loaded  atomic.Bool     // LoadMetadata was done, or isn't needed; what follows is set before
-	file    *metadataFile   // nil without a DataPath
-	writer  *metadataWriter // nil without a DataPath
+	loaded  atomic.Bool    // LoadMetadata was done, or isn't needed; what follows is set before
+	file    *nsqdat.File   // nil without a DataPath
+	writer  *nsqdat.Writer // nil without a DataPath
 	running atomic.Pointer[context.Context]
 	ended   chan struct{} // closed when Run's context has ended and Run took note
 }
@@ -53,7 +55,7 @@ func New(opts Options) (*Loop, error) {
 	l := &Loop{
 		opts:           opts,
 		reg:            newRegistry(),
-		disk:           osFileSystem{},
+		disk:           nsqdat.OS{},
 		notify:         make(chan struct{}, 1),
 		optionsChanged: make(chan struct{}, 1),
 		namesChanged:   make(chan struct{}, 1),
@@ -63,75 +65,6 @@ func New(opts Options) (*Loop, error) {
 	l.configured = opts.LookupdTCPAddresses
 	l.setPeers()
 	return l, nil
-}
-
-// LoadMetadata locks DataPath until Run returns, reads nsqd.dat and takes what
-// is in there for what the broker has, and returns it. Without the file, or
-// without a DataPath, that is nothing.
-//
-// With a DataPath it must come before Notify, SetMetadata and Run, and once:
-// otherwise it is an error. After an error it may be tried again. Names that
-// NSQ doesn't allow are skipped with a warning. ErrDataPathLocked: an nsqd or
-// another Loop uses the directory. ErrCorruptMetadata: the file can't be
-// parsed; it stays as it is.
-func (l *Loop) LoadMetadata() (Metadata, error) {
-	l.mu.Lock()
-	isFirst := l.phase == fresh && !l.reg.wasChanged()
-	if isFirst {
-		l.phase = loading
-	}
-	l.mu.Unlock()
-	if !isFirst {
-		return Metadata{}, errors.New("lookuploop: LoadMetadata must be the first call, and the only one")
-	}
-
-	m, err := l.load()
-
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err != nil {
-		l.phase = fresh
-		return Metadata{}, err
-	}
-	l.phase = inUse
-	l.loaded.Store(true)
-	return m, nil
-}
-
-func (l *Loop) load() (Metadata, error) {
-	if l.opts.DataPath == "" {
-		return Metadata{}, nil
-	}
-	file, err := openMetadataFile(l.opts.DataPath, l.disk)
-	if err != nil {
-		return Metadata{}, err
-	}
-	m, err := file.load()
-	if err != nil {
-		return Metadata{}, errors.Join(err, file.close())
-	}
-	m, skipped := sanitize(m)
-	for _, what := range skipped {
-		l.opts.Logger.Warn("skipped in metadata", "path", file.path, "what", what)
-	}
-	l.reg.mu.Lock()
-	l.reg.declare(m)
-	l.reg.version++ // nothing at all is newer than no file, too
-	onDisk := l.reg.version
-	l.reg.mu.Unlock()
-	l.file = file
-	l.writer = newMetadataWriter(file, l.persistent, l.reg.persistentVersion, l.opts.Logger)
-	if file.fs.syncDir(file.dir) == nil { // who wrote the file may have failed to; otherwise it is written again
-		l.writer.loaded(onDisk)
-	}
-	return m, nil
-}
-
-// persistent is what belongs into nsqd.dat, with its version.
-func (l *Loop) persistent() (Metadata, uint64) {
-	m, version := l.reg.snapshot(true)
-	m.Version = l.opts.Version
-	return m, version
 }
 
 // mayChange returns why nothing can be changed now, if so.
@@ -193,7 +126,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 	tasks.Wait()
 	if l.file != nil {
-		err = errors.Join(err, l.file.close())
+		err = errors.Join(err, l.file.Close())
 	}
 	return err
 }
@@ -221,7 +154,7 @@ func (l *Loop) start(ctx context.Context) error {
 func (l *Loop) startWriter() (<-chan error, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)
-	go func() { result <- l.writer.run(ctx) }()
+	go func() { result <- l.writer.Run(ctx) }()
 	return result, cancel
 }
 
@@ -260,21 +193,6 @@ func (l *Loop) serve(ctx context.Context, tasks *sync.WaitGroup) {
 	}
 }
 
-// PersistMetadata returns once all that was accepted before the call is on
-// disk, or with the first failure of a write that began after it; writing is
-// tried again meanwhile. Without a DataPath there is nothing to wait for. When
-// ctx ends, the error wraps ctx.Err(). It may be called before Run, and then
-// waits for it; once Run's context has ended it returns ErrClosed.
-func (l *Loop) PersistMetadata(ctx context.Context) error {
-	if err := l.mayChange(); err != nil {
-		return err
-	}
-	if l.writer == nil {
-		return nil
-	}
-	return l.writer.persist(ctx)
-}
-
 // Status returns a snapshot of how things stand. It may be called at any time,
 // after Run too.
 func (l *Loop) Status() Status {
@@ -286,7 +204,15 @@ func (l *Loop) Status() Status {
 	s.Topics, s.Channels = l.reg.topics, l.reg.channels
 	l.reg.mu.Unlock()
 	if l.loaded.Load() && l.writer != nil {
-		s.Metadata = l.writer.status()
+		s.Metadata = MetadataStatus(l.writer.Status())
 	}
 	return s
+}
+
+// signal makes c, of capacity 1, readable.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

@@ -2,6 +2,7 @@ package lookuploop
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -81,8 +83,8 @@ func TestRunWithAContextThatHasEndedWritesAndCloses(t *testing.T) {
 func topicsOnDisk(t *testing.T, dir string) (names []string) {
 	data, err := os.ReadFile(filepath.Join(dir, "nsqd.dat"))
 	require.NoError(t, err)
-	m, err := decodeMetadata(data)
-	require.NoError(t, err)
+	var m Metadata
+	require.NoError(t, json.Unmarshal(data, &m))
 	for _, topic := range m.Topics {
 		names = append(names, topic.Name)
 	}
@@ -161,7 +163,7 @@ func TestLoadMetadataThatFailedMayBeTriedAgain(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, m.Topics, 1)
 
-		if canLock() {
+		if nsqdat.Locks {
 			rival := newLoop(t, func(o *Options) { o.DataPath = dir })
 			_, err = rival.LoadMetadata()
 			require.ErrorIs(t, err, ErrDataPathLocked)
@@ -169,7 +171,7 @@ func TestLoadMetadataThatFailedMayBeTriedAgain(t *testing.T) {
 			require.NoError(t, s.end())
 			_, err = rival.LoadMetadata()
 			require.NoError(t, err, "Run gave the data path free")
-			require.NoError(t, rival.file.close())
+			require.NoError(t, rival.file.Close())
 		} else {
 			s.run()
 		}

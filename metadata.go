@@ -1,14 +1,13 @@
 package lookuploop
 
 import (
-	"bufio"
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
-	"io"
-	"strconv"
 
 	"github.com/nsqio/go-nsq"
+
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
 )
 
 // Metadata is a set of topics with their channels: what a broker has. Its JSON
@@ -61,99 +60,113 @@ func (m Metadata) validate() error {
 	return errors.Join(faults...)
 }
 
-// sanitize returns what nsqd makes of a file that holds m, creating one name
-// after the other: a name that is invalid is left out (skipped describes it, for
-// a warning), one that is there twice is one, paused if either says so.
-func sanitize(m Metadata) (clean Metadata, skipped []string) {
-	type channelKey struct{ topic, channel string }
-	topics := make(map[string]int, len(m.Topics)) // index in clean.Topics
-	channels := make(map[channelKey]int)          // index in the Channels of its topic
+// persistent is the part of a registry that belongs into nsqd.dat.
+type persistent struct{ reg *registry }
 
-	clean.Version = m.Version
+func (p persistent) Version() uint64 { return p.reg.persistentVersion() }
+
+func (p persistent) Walk(yield func(nsqdat.Item) bool) (version uint64) {
+	m, version := p.reg.snapshot(true)
 	for _, t := range m.Topics {
-		if !nsq.IsValidTopicName(t.Name) {
-			skipped = append(skipped, fmt.Sprintf("topic %q with its %d channels", t.Name, len(t.Channels)))
+		if !yield(nsqdat.Item{Topic: t.Name, Paused: t.Paused}) {
+			return version
+		}
+		for _, c := range t.Channels {
+			if !yield(nsqdat.Item{Topic: t.Name, Channel: c.Name, Paused: c.Paused}) {
+				return version
+			}
+		}
+	}
+	return version
+}
+
+// metadataOf returns what a file held.
+func metadataOf(c *nsqdat.Contents) Metadata {
+	m := Metadata{Version: c.Version}
+	for item := range c.Items() {
+		if item.Channel == "" {
+			m.Topics = append(m.Topics, TopicMetadata{Name: item.Topic, Paused: item.Paused})
 			continue
 		}
-		at, known := topics[t.Name]
-		if !known {
-			at = len(clean.Topics)
-			topics[t.Name] = at
-			clean.Topics = append(clean.Topics, TopicMetadata{Name: t.Name})
-		}
-		topic := &clean.Topics[at]
-		topic.Paused = topic.Paused || t.Paused
-
-		for _, c := range t.Channels {
-			if !nsq.IsValidChannelName(c.Name) {
-				skipped = append(skipped, fmt.Sprintf("channel %q of topic %q", c.Name, t.Name))
-				continue
-			}
-			key := channelKey{t.Name, c.Name}
-			if at, known := channels[key]; known {
-				topic.Channels[at].Paused = topic.Channels[at].Paused || c.Paused
-				continue
-			}
-			channels[key] = len(topic.Channels)
-			topic.Channels = append(topic.Channels, c)
-		}
+		topic := &m.Topics[len(m.Topics)-1]
+		topic.Channels = append(topic.Channels, ChannelMetadata{Name: item.Channel, Paused: item.Paused})
 	}
-	return clean, skipped
+	return m
 }
 
-// decodeMetadata parses the content of a nsqd.dat. As in nsqd, null is an empty
-// list and unknown fields are ignored; an empty file is corrupt. The error says
-// at which byte, counted from 1, parsing ended.
-func decodeMetadata(data []byte) (Metadata, error) {
-	var m Metadata
-	err := json.Unmarshal(data, &m)
-	if err == nil {
-		return m, nil
+// LoadMetadata locks DataPath until Run returns, reads nsqd.dat and takes what
+// is in there for what the broker has, and returns it. Without the file, or
+// without a DataPath, that is nothing.
+//
+// With a DataPath it must come before Notify, SetMetadata and Run, and once:
+// otherwise it is an error. After an error it may be tried again. Names that
+// NSQ doesn't allow are skipped with a warning. ErrDataPathLocked: an nsqd or
+// another Loop uses the directory. ErrCorruptMetadata: the file can't be
+// parsed; it stays as it is.
+func (l *Loop) LoadMetadata() (Metadata, error) {
+	l.mu.Lock()
+	isFirst := l.phase == fresh && !l.reg.wasChanged()
+	if isFirst {
+		l.phase = loading
 	}
-	var offset int64
-	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		offset = syntax.Offset
-	} else if mismatch, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		offset = mismatch.Offset
+	l.mu.Unlock()
+	if !isFirst {
+		return Metadata{}, errors.New("lookuploop: LoadMetadata must be the first call, and the only one")
 	}
-	return Metadata{}, fmt.Errorf("byte %d of %d: %w", offset, len(data), err)
+
+	m, err := l.load()
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.phase = fresh
+		return Metadata{}, err
+	}
+	l.phase = inUse
+	l.loaded.Store(true)
+	return m, nil
 }
 
-// encode writes m as one line of JSON, name by name, so that a large m isn't in
-// memory a second time. An empty list is [], which every nsqd reads.
-func (m Metadata) encode(dst io.Writer) error {
-	w := bufio.NewWriter(dst) // keeps the first error for Flush
-	w.WriteString(`{"topics":[`)
-	for i, t := range m.Topics {
-		if i > 0 {
-			w.WriteByte(',')
-		}
-		encodeHead(w, t.Name, t.Paused)
-		w.WriteString(`,"channels":[`)
-		for i, c := range t.Channels {
-			if i > 0 {
-				w.WriteByte(',')
-			}
-			encodeHead(w, c.Name, c.Paused)
-			w.WriteByte('}')
-		}
-		w.WriteString(`]}`)
+func (l *Loop) load() (Metadata, error) {
+	if l.opts.DataPath == "" {
+		return Metadata{}, nil
 	}
-	w.WriteString(`],"version":`)
-	encodeString(w, m.Version)
-	w.WriteByte('}')
-	return w.Flush()
+	file, err := nsqdat.Open(l.disk, l.opts.DataPath)
+	if err != nil {
+		return Metadata{}, public(err)
+	}
+	contents, err := file.Load()
+	if err != nil {
+		return Metadata{}, public(errors.Join(err, file.Close()))
+	}
+	for _, what := range contents.LeftOut {
+		l.opts.Logger.Warn("skipped in metadata", "path", file.Path(), "what", what)
+	}
+	m := metadataOf(contents)
+	l.reg.mu.Lock()
+	l.reg.declare(m)
+	l.reg.version++ // nothing at all is newer than no file, too
+	onDisk := l.reg.version
+	l.reg.mu.Unlock()
+	l.file = file
+	l.writer = nsqdat.NewWriter(file, persistent{l.reg}, l.opts.Version, l.opts.Logger)
+	if file.Sync() == nil { // who wrote the file may have failed to; otherwise it is written again
+		l.writer.Loaded(onDisk)
+	}
+	return m, nil
 }
 
-// encodeHead writes the fields that topics and channels share, and leaves the object open.
-func encodeHead(w *bufio.Writer, name string, paused bool) {
-	w.WriteString(`{"name":`)
-	encodeString(w, name)
-	w.WriteString(`,"paused":`)
-	w.Write(strconv.AppendBool(w.AvailableBuffer(), paused))
-}
-
-func encodeString(w *bufio.Writer, s string) {
-	quoted, _ := json.Marshal(s) // can't fail on a string
-	w.Write(quoted)
+// PersistMetadata returns once all that was accepted before the call is on
+// disk, or with the first failure of a write that began after it; writing is
+// tried again meanwhile. Without a DataPath there is nothing to wait for. When
+// ctx ends, the error wraps ctx.Err(). It may be called before Run, and then
+// waits for it; once Run's context has ended it returns ErrClosed.
+func (l *Loop) PersistMetadata(ctx context.Context) error {
+	if err := l.mayChange(); err != nil {
+		return err
+	}
+	if l.writer == nil {
+		return nil
+	}
+	return public(l.writer.Persist(ctx))
 }

@@ -92,9 +92,9 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 		require.NotNil(t, kill, "the process ended or hung before it was killed")
 		require.Error(t, cmd.Wait())
 
-		names, err := osFileSystem{}.listFiles(dir)
+		files, err := os.ReadDir(dir)
 		require.NoError(t, err)
-		leftovers += len(names) - 1
+		leftovers += len(files) - 1
 
 		loop := newLoop(t, func(o *Options) { o.DataPath = dir })
 		m, err := loop.LoadMetadata() // the lock died with the process
@@ -104,9 +104,9 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 		require.LessOrEqual(t, len(m.Topics), confirmed+1)
 		require.Equal(t, manyTopics(len(m.Topics)), m)
 
-		names, err = osFileSystem{}.listFiles(dir)
+		files, err = os.ReadDir(dir)
 		require.NoError(t, err)
-		require.Equal(t, []string{metadataName}, names)
+		require.Len(t, files, 1)
 	}
 	if *killRounds >= 100 {
 		require.NotZero(t, leftovers, "no kill hit a write")

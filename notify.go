@@ -126,7 +126,7 @@ func (l *Loop) change(f func(*registry) error) error {
 		signal(l.notify)
 	}
 	if isDirty && l.writer != nil {
-		l.writer.changed()
+		l.writer.Changed()
 	}
 	return err
 }

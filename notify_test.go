@@ -216,7 +216,7 @@ func TestNotifyNeedsLoadMetadataWhenThereIsADataPath(t *testing.T) {
 
 	_, err := loop.LoadMetadata()
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, loop.file.close()) })
+	t.Cleanup(func() { require.NoError(t, loop.file.Close()) })
 	require.NoError(t, loop.Notify(TopicCreated("a")))
 }
 

@@ -33,7 +33,9 @@ func TestTestsThatTheDocumentationNamesExist(t *testing.T) {
 	tests := make(map[string]bool)
 	files, err := filepath.Glob("*_test.go")
 	require.NoError(t, err)
-	for _, name := range files {
+	internal, err := filepath.Glob("internal/*/*_test.go")
+	require.NoError(t, err)
+	for _, name := range append(files, internal...) {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
 		require.NoError(t, err)
 		for _, decl := range file.Decls {

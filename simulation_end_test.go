@@ -2,6 +2,7 @@ package lookuploop
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -19,7 +21,7 @@ func (w *simWorld) finish() {
 	for len(w.lifts) > 0 {
 		w.lift(0)
 	}
-	w.disk.order(nil)
+	w.disk.Order(nil)
 	if len(w.configured) == 0 {
 		w.setAddresses([]int{0, 1})
 	}
@@ -188,8 +190,8 @@ func (w *simWorld) checkDisk() {
 	if err := w.loop.PersistMetadata(ctx); err != nil {
 		w.failf("PersistMetadata after the faults: %v", err)
 	}
-	file := &metadataFile{path: simDataPath + "/" + metadataName, fs: w.disk}
-	m, err := file.load()
+	var m Metadata
+	err := json.Unmarshal([]byte(w.disk.Files()[nsqdat.Name]), &m)
 	if got, want := persistentText(m), persistentText(w.model.broker.metadata()); err != nil || got != want {
 		w.failf("on disk is %q (%v) instead of %q", got, err, want)
 	}

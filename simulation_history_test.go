@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -109,7 +110,7 @@ func (r simRandom) step(lookupds int) simStep {
 	case n < 89:
 		name, do = r.diskFault()
 	case n < 91:
-		name, do = "disk is fine", func(w *simWorld) { w.disk.order(nil) }
+		name, do = "disk is fine", func(w *simWorld) { w.disk.Order(nil) }
 	case n < 94:
 		name, do = "PersistMetadata", func(w *simWorld) { w.background(w.persist) }
 	case n < 96:
@@ -293,8 +294,8 @@ func (r simRandom) addresses(lookupds int) (string, func(*simWorld)) {
 // diskFault draws what goes wrong at a step of writing, or at every step.
 func (r simRandom) diskFault() (string, func(*simWorld)) {
 	step := pick(r, "", "create", "write", "sync", "close", "rename", "sync directory")
-	f := fault{err: errDiskFull, done: r.IntN(3) == 0}
-	return fmt.Sprintf("disk is full at %q, done: %v", step, f.done), func(w *simWorld) { w.breakDisk(step, f) }
+	f := nsqdattest.Fault{Err: errDiskFull, Done: r.IntN(3) == 0}
+	return fmt.Sprintf("disk is full at %q, done: %v", step, f.Done), func(w *simWorld) { w.breakDisk(step, f) }
 }
 
 func (r simRandom) restart() (string, func(*simWorld)) {

@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
+	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -38,7 +39,7 @@ type simWorld struct {
 	slow       map[string]bool        // addresses where answers came late at some time
 	left       map[string][]time.Time // when the Loop was told to leave an address
 
-	disk  *memoryDisk
+	disk  *nsqdattest.Disk
 	loop  *Loop
 	stop  context.CancelFunc
 	ended chan error // Run's result
@@ -56,7 +57,7 @@ func newSimWorld(h *simHistory) *simWorld {
 		model:   newSimModel(),
 		slow:    make(map[string]bool),
 		left:    make(map[string][]time.Time),
-		disk:    newMemoryDisk(nil),
+		disk:    nsqdattest.NewDisk(nil),
 	}
 	w.network.SetLatency(h.setting.latency)
 	w.network.SetBuffer(h.setting.buffer)
@@ -120,16 +121,16 @@ func (w *simWorld) start() {
 	loop.reg.maxTombstones = w.history.setting.tombstones
 	m, err := loop.LoadMetadata()
 	if errors.Is(err, errDiskFull) { // removing what the disk kept from being removed
-		w.disk.order(nil)
+		w.disk.Order(nil)
 		m, err = loop.LoadMetadata()
 	}
 	if err != nil {
 		w.failf("LoadMetadata: %v", err)
 	}
 	w.loop = loop
-	for _, path := range w.disk.paths() {
-		if filepath.Base(path) != metadataName {
-			w.failf("%s survived the start", path)
+	for name := range w.disk.Files() {
+		if name != nsqdat.Name {
+			w.failf("%s survived the start", name)
 		}
 	}
 
@@ -229,16 +230,16 @@ func (w *simWorld) leave(i int) {
 }
 
 // breakDisk makes the steps of that name go wrong, or with none all that write.
-func (w *simWorld) breakDisk(step string, f fault) {
-	w.disk.order(func(name string) fault {
+func (w *simWorld) breakDisk(step string, f nsqdattest.Fault) {
+	w.disk.Order(func(name string) nsqdattest.Fault {
 		switch name {
 		case "lock", "unlock", "list", "read":
-			return fault{}
+			return nsqdattest.Fault{}
 		}
 		if step == "" || step == name {
 			return f
 		}
-		return fault{}
+		return nsqdattest.Fault{}
 	})
 }
 
@@ -255,7 +256,7 @@ func (w *simWorld) persist(loop *Loop) {
 	switch {
 	case err == nil:
 		w.model.confirm(called)
-	case errors.Is(err, ErrClosed), errors.Is(err, errDiskFull), errors.Is(err, context.DeadlineExceeded), errors.Is(err, errMachineStopped):
+	case errors.Is(err, ErrClosed), errors.Is(err, errDiskFull), errors.Is(err, context.DeadlineExceeded), errors.Is(err, nsqdattest.ErrMachineStopped):
 	default:
 		w.failf("PersistMetadata: %v", err)
 	}
@@ -311,41 +312,15 @@ func (w *simWorld) restart(goroutines [][][]Event) {
 
 // crash stops the machine. What is left of the disk is drawn with n.
 func (w *simWorld) crash(n uint64) {
-	w.disk.mu.Lock()
-	w.disk.crashed = true
-	w.disk.mu.Unlock()
+	w.disk.Crash()
 	w.network.Reset()
-	if err := w.end(); err != nil && !errors.Is(err, errMachineStopped) {
+	if err := w.end(); err != nil && !errors.Is(err, nsqdattest.ErrMachineStopped) {
 		w.failf("Run: %v", err)
 	}
 	w.tasks.Wait()
-	w.disk = w.disk.outcome(n)
+	w.disk = w.disk.Outcome(n)
 	w.start()
 	w.model.mu.Lock()
 	defer w.model.mu.Unlock()
 	w.model.confirm(w.model.current())
-}
-
-// outcome is the n-th of all disks that the crash can leave; where these are
-// too many, the one that has lost everything it may lose.
-func (d *memoryDisk) outcome(n uint64) *memoryDisk {
-	if len(d.pending) > 8 {
-		files := make(map[string]string)
-		for path, node := range d.durable {
-			files[path] = string(node.durable)
-		}
-		return newMemoryDisk(files)
-	}
-	outcomes := d.afterCrash()
-	slices.SortFunc(outcomes, func(a, b *memoryDisk) int { return strings.Compare(a.content(), b.content()) })
-	return outcomes[n%uint64(len(outcomes))]
-}
-
-// content is all that is on a disk.
-func (d *memoryDisk) content() string {
-	var b strings.Builder
-	for _, path := range d.paths() {
-		fmt.Fprintf(&b, "%s: %s\n", path, d.entries[path].data)
-	}
-	return b.String()
 }

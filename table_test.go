@@ -180,6 +180,7 @@ func TestMetadataIsWrittenCoalescedAndWithoutLookupd(t *testing.T) {
 		s.run()
 
 		const topics = 990
+		const pause = 100 * time.Millisecond // between two writes
 		started := time.Now()
 		for i := range topics {
 			s.notify(TopicCreated(fmt.Sprintf("topic-%d", i)))
@@ -192,7 +193,7 @@ func TestMetadataIsWrittenCoalescedAndWithoutLookupd(t *testing.T) {
 		status := s.loop.Status()
 		require.NotEqual(t, Connected, status.Lookupds[0].State)
 		require.False(t, status.Metadata.Dirty)
-		require.LessOrEqual(t, status.Metadata.Writes, uint64(topics*time.Millisecond/coalescePause)+2)
+		require.LessOrEqual(t, status.Metadata.Writes, uint64(topics*time.Millisecond/pause)+2)
 
 		var onDisk Metadata
 		data, err := os.ReadFile(filepath.Join(dir, "nsqd.dat"))

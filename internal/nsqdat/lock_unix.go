@@ -1,6 +1,6 @@
 //go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
 
-package lookuploop
+package nsqdat
 
 import (
 	"errors"
@@ -9,9 +9,12 @@ import (
 	"syscall"
 )
 
+// Locks tells whether this system locks directories.
+const Locks = true
+
 // lockDirectory takes the lock that nsqd takes: an exclusive flock on the
 // directory itself. The kernel releases it when the process ends, however it
-// ends. If somebody holds it, the error is ErrDataPathLocked.
+// ends. If somebody holds it, the error is ErrLocked.
 func lockDirectory(dir string) (io.Closer, error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -23,7 +26,7 @@ func lockDirectory(dir string) (io.Closer, error) {
 	}
 	d.Close()
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, ErrDataPathLocked
+		return nil, ErrLocked
 	}
 	return nil, os.NewSyscallError("flock", err)
 }

@@ -1,4 +1,4 @@
-package lookuploop
+package nsqdat_test
 
 import (
 	"context"
@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
+	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 )
 
 func TestPersistWaitsForRunToStart(t *testing.T) {
@@ -33,7 +36,7 @@ func TestPersistDoesNotWaitForThePause(t *testing.T) {
 		b.run()
 		for i := range 10 {
 			b.change(1)
-			require.NoError(t, b.writer.persist(t.Context()))
+			require.NoError(t, b.writer.Persist(t.Context()))
 			b.requireOnDisk(i + 1)
 		}
 		b.requireElapsed(0)
@@ -41,10 +44,10 @@ func TestPersistDoesNotWaitForThePause(t *testing.T) {
 		b.failWith("create", syscall.EIO)
 		b.change(1)
 		synctest.Wait()
-		require.ErrorIs(t, b.writer.persist(t.Context()), syscall.EIO)
+		require.ErrorIs(t, b.writer.Persist(t.Context()), syscall.EIO)
 		b.requireElapsed(0)
 		b.failWith("create", nil)
-		require.NoError(t, b.writer.persist(t.Context()))
+		require.NoError(t, b.writer.Persist(t.Context()))
 		b.requireElapsed(0)
 		require.NoError(t, b.end())
 	})
@@ -53,16 +56,16 @@ func TestPersistDoesNotWaitForThePause(t *testing.T) {
 func TestAnsweredPersistDoesNotShortenALaterPause(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
-		b.disk.order(func(string) fault { time.Sleep(time.Millisecond); return fault{} })
+		b.disk.Order(func(string) nsqdattest.Fault { time.Sleep(time.Millisecond); return nsqdattest.Fault{} })
 		b.run()
 		b.change(1)
 		synctest.Wait() // it is being written
 		result := b.persistLater()
 		b.change(1)
 		require.NoError(t, <-result) // by that first write
-		time.Sleep(coalescePause / 2)
+		time.Sleep(nsqdat.CoalescePause / 2)
 		synctest.Wait()
-		require.EqualValues(t, 1, b.writer.status().Writes)
+		require.EqualValues(t, 1, b.writer.Status().Writes)
 		require.NoError(t, b.end())
 	})
 }
@@ -73,9 +76,9 @@ func TestPersistAfterRunSaysWhatIsNotOnDisk(t *testing.T) {
 		b.run()
 		b.change(1)
 		require.NoError(t, b.end())
-		require.NoError(t, b.writer.persist(t.Context()))
+		require.NoError(t, b.writer.Persist(t.Context()))
 		b.change(1)
-		require.ErrorIs(t, b.writer.persist(t.Context()), ErrClosed)
+		require.ErrorIs(t, b.writer.Persist(t.Context()), nsqdat.ErrClosed)
 	})
 }
 
@@ -83,17 +86,22 @@ func TestPersistDuringTheLastWriteSaysWhatIsNotOnDisk(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.change(1)
-		b.disk.order(func(string) fault { time.Sleep(time.Second); return fault{} })
+		b.disk.Order(func(step string) nsqdattest.Fault {
+			if step == "sync" {
+				time.Sleep(time.Second)
+			}
+			return nsqdattest.Fault{}
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		go func() { b.ended <- b.writer.run(ctx) }()
+		go func() { b.ended <- b.writer.Run(ctx) }()
 		synctest.Wait()
 		in := b.persistLater()
 		b.change(1)
 		late := b.persistLater()
 		require.NoError(t, <-b.ended)
 		require.NoError(t, <-in)
-		require.ErrorIs(t, <-late, ErrClosed)
+		require.ErrorIs(t, <-late, nsqdat.ErrClosed)
 	})
 }
 
@@ -104,20 +112,20 @@ func TestPersistEndsWithItsContextAndSaysWhatItWaitedFor(t *testing.T) {
 		persist := func() error {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			return b.writer.persist(ctx)
+			return b.writer.Persist(ctx)
 		}
 		err := persist()
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.ErrorContains(t, err, b.writer.file.path)
+		require.ErrorContains(t, err, b.file.Path())
 		require.ErrorContains(t, err, "waiting for Run")
 		b.requireElapsed(time.Second)
 
-		b.disk.order(func(string) fault { time.Sleep(time.Minute); return fault{} })
+		b.disk.Order(func(string) nsqdattest.Fault { time.Sleep(time.Minute); return nsqdattest.Fault{} })
 		b.run()
 		err = persist()
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NotContains(t, err.Error(), "waiting for Run")
-		require.Empty(t, b.writer.waiting)
+		require.Zero(t, b.writer.Waiting())
 		require.NoError(t, b.end())
 	})
 }
@@ -125,19 +133,19 @@ func TestPersistEndsWithItsContextAndSaysWhatItWaitedFor(t *testing.T) {
 func TestConcurrentPersistsShareAWrite(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
-		b.disk.order(func(string) fault { time.Sleep(time.Millisecond); return fault{} })
+		b.disk.Order(func(string) nsqdattest.Fault { time.Sleep(time.Millisecond); return nsqdattest.Fault{} })
 		b.run()
 		var callers sync.WaitGroup
 		for range 100 {
 			callers.Go(func() {
 				b.change(1)
-				if err := b.writer.persist(t.Context()); err != nil {
+				if err := b.writer.Persist(t.Context()); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		callers.Wait()
-		require.LessOrEqual(t, b.writer.status().Writes, uint64(2))
+		require.LessOrEqual(t, b.writer.Status().Writes, uint64(2))
 		b.requireOnDisk(100)
 		require.NoError(t, b.end())
 	})
@@ -147,20 +155,20 @@ func TestPersistIsNotToldOfTheFailureOfAWriteThatBeganBefore(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		writes := 0
-		b.disk.order(func(step string) fault {
+		b.disk.Order(func(step string) nsqdattest.Fault {
 			if step == "create" {
 				writes++
 			}
 			if step == "sync" && writes == 1 {
 				time.Sleep(time.Second)
-				return fault{err: syscall.EIO}
+				return nsqdattest.Fault{Err: syscall.EIO}
 			}
-			return fault{}
+			return nsqdattest.Fault{}
 		})
 		b.run()
 		b.change(1)
 		synctest.Wait() // in the write that will fail
-		require.NoError(t, b.writer.persist(t.Context()))
+		require.NoError(t, b.writer.Persist(t.Context()))
 		require.Equal(t, 2, writes)
 		b.requireElapsed(time.Second)
 		require.NoError(t, b.end())
@@ -168,23 +176,22 @@ func TestPersistIsNotToldOfTheFailureOfAWriteThatBeganBefore(t *testing.T) {
 }
 
 func TestPersistTellsTheTruthAboutDurability(t *testing.T) {
-	onDisk := func(t *testing.T, rest *memoryDisk) int {
-		f, err := openMetadataFile("data", rest)
+	onDisk := func(t *testing.T, rest *nsqdattest.Disk) int {
+		f, err := nsqdat.Open(rest, "data")
 		require.NoError(t, err)
-		m, err := f.load()
-		require.NoError(t, err)
-		return len(m.Topics)
+		_, items := load(t, f)
+		return len(items)
 	}
 	steps := []string{"create", "write", "sync", "close", "rename", "sync directory"}
 	for _, step := range steps {
-		for _, at := range []fault{{err: syscall.EIO}, {err: syscall.ENOSPC, done: true}, {crash: true}} {
+		for _, at := range []nsqdattest.Fault{{Err: syscall.EIO}, {Err: syscall.ENOSPC, Done: true}, {Crash: true}} {
 			for fails := range 4 { // so many attempts meet the fault
 				inBubble(t, func(t *testing.T) {
 					b := newWriterBench(t)
 					met := 0
-					b.disk.order(func(s string) fault {
+					b.disk.Order(func(s string) nsqdattest.Fault {
 						if s != step || met == fails {
-							return fault{}
+							return nsqdattest.Fault{}
 						}
 						met++
 						return at
@@ -193,19 +200,19 @@ func TestPersistTellsTheTruthAboutDurability(t *testing.T) {
 					confirmed := 0
 					for range 5 {
 						b.change(1)
-						err := b.writer.persist(t.Context())
+						err := b.writer.Persist(t.Context())
 						if err == nil {
 							confirmed = len(b.topics)
 						} else {
-							require.True(t, errors.Is(err, at.err) || at.crash && errors.Is(err, errMachineStopped))
+							require.True(t, errors.Is(err, at.Err) || at.Crash && errors.Is(err, nsqdattest.ErrMachineStopped))
 						}
-						for _, rest := range b.disk.afterCrash() {
+						for _, rest := range b.disk.AfterCrash() {
 							n := onDisk(t, rest)
 							require.LessOrEqual(t, confirmed, n)
 							require.LessOrEqual(t, n, len(b.topics))
 						}
 					}
-					if !at.crash || fails == 0 {
+					if !at.Crash || fails == 0 {
 						require.Equal(t, 5, confirmed)
 					} else {
 						require.Zero(t, confirmed)

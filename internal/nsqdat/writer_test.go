@@ -1,4 +1,4 @@
-package lookuploop
+package nsqdat_test
 
 import (
 	"context"
@@ -13,29 +13,34 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
+	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 )
 
-// writerBench is a metadataWriter on a memoryDisk, with a stand-in for the
-// registry: a list of topics whose length is its version. Make it in a synctest bubble.
+// writerBench is a Writer on a disk in memory, and its source: a list of topics
+// whose length is its version. Make it in a synctest bubble.
 type writerBench struct {
 	t      *testing.T
-	disk   *memoryDisk
-	writer *metadataWriter
+	disk   *nsqdattest.Disk
+	file   *nsqdat.File
+	writer *nsqdat.Writer
 	began  time.Time
 	cancel context.CancelFunc
 	ended  chan error
 
 	mu     sync.Mutex
-	topics []TopicMetadata
+	topics []nsqdat.Item
 	logs   []string
 }
 
 func newWriterBench(t *testing.T) *writerBench {
-	b := &writerBench{t: t, disk: newMemoryDisk(nil), began: time.Now(), ended: make(chan error, 1)}
-	file, err := openMetadataFile("data", b.disk)
+	b := &writerBench{t: t, disk: nsqdattest.NewDisk(nil), began: time.Now(), ended: make(chan error, 1)}
+	file, err := nsqdat.Open(b.disk, "data")
 	require.NoError(t, err)
-	b.disk.steps = nil
-	b.writer = newMetadataWriter(file, b.snapshot, b.version, slog.New(b))
+	b.disk.Steps()
+	b.file = file
+	b.writer = nsqdat.NewWriter(file, b, "", slog.New(b))
 	return b
 }
 
@@ -43,30 +48,32 @@ func newWriterBench(t *testing.T) *writerBench {
 func (b *writerBench) change(n int) {
 	for range n {
 		b.mu.Lock()
-		b.topics = append(b.topics, TopicMetadata{Name: fmt.Sprint("topic", len(b.topics)), Channels: []ChannelMetadata{}})
+		b.topics = append(b.topics, nsqdat.Item{Topic: fmt.Sprint("topic", len(b.topics))})
 		b.mu.Unlock()
-		b.writer.changed()
+		b.writer.Changed()
 	}
 }
 
-func (b *writerBench) version() uint64 {
+func (b *writerBench) Version() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return uint64(len(b.topics))
 }
 
-func (b *writerBench) snapshot() (Metadata, uint64) {
-	b.writer.status() // hangs if the writer holds its lock
+func (b *writerBench) Walk(yield func(nsqdat.Item) bool) (version uint64) {
+	b.writer.Status() // hangs if the writer holds its lock
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	return Metadata{Topics: b.topics[:len(b.topics):len(b.topics)]}, uint64(len(b.topics))
+	topics := slices.Clone(b.topics)
+	b.mu.Unlock()
+	slices.Values(topics)(yield)
+	return uint64(len(topics))
 }
 
 // run starts the writer; end ends it and returns its error.
 func (b *writerBench) run() {
 	ctx, cancel := context.WithCancel(b.t.Context())
 	b.cancel = cancel
-	go func() { b.ended <- b.writer.run(ctx) }()
+	go func() { b.ended <- b.writer.Run(ctx) }()
 	synctest.Wait()
 }
 
@@ -78,26 +85,25 @@ func (b *writerBench) end() error {
 // persistLater calls persist and returns where its result will be.
 func (b *writerBench) persistLater() <-chan error {
 	result := make(chan error, 1)
-	go func() { result <- b.writer.persist(b.t.Context()) }()
+	go func() { result <- b.writer.Persist(b.t.Context()) }()
 	synctest.Wait()
 	return result
 }
 
 // failWith lets each step of this name fail; nil lifts that.
 func (b *writerBench) failWith(step string, err error) {
-	b.disk.order(func(s string) fault {
+	b.disk.Order(func(s string) nsqdattest.Fault {
 		if s == step {
-			return fault{err: err}
+			return nsqdattest.Fault{Err: err}
 		}
-		return fault{}
+		return nsqdattest.Fault{}
 	})
 }
 
 func (b *writerBench) requireOnDisk(topics int) {
 	b.t.Helper()
-	m, err := b.writer.file.load()
-	require.NoError(b.t, err)
-	require.Len(b.t, m.Topics, topics)
+	_, items := load(b.t, b.file)
+	require.Len(b.t, items, topics)
 	requireNoTempFile(b.t, b.disk)
 }
 
@@ -112,7 +118,7 @@ func (b *writerBench) WithAttrs([]slog.Attr) slog.Handler       { return b }
 func (b *writerBench) WithGroup(string) slog.Handler            { return b }
 
 func (b *writerBench) Handle(_ context.Context, r slog.Record) error {
-	b.writer.status() // hangs if the writer holds its lock
+	b.writer.Status() // hangs if the writer holds its lock
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.logs = append(b.logs, r.Level.String()+" "+r.Message)
@@ -134,11 +140,11 @@ func TestFirstChangeIsWrittenAtOnce(t *testing.T) {
 		b.requireOnDisk(1)
 		b.requireElapsed(0)
 
-		time.Sleep(coalescePause)
+		time.Sleep(nsqdat.CoalescePause)
 		b.change(1)
 		synctest.Wait()
 		b.requireOnDisk(2)
-		b.requireElapsed(coalescePause)
+		b.requireElapsed(nsqdat.CoalescePause)
 		require.NoError(t, b.end())
 	})
 }
@@ -150,7 +156,7 @@ func TestBurstOfChangesCostsAFewWrites(t *testing.T) {
 		b.change(1000)
 		time.Sleep(time.Second)
 		b.requireOnDisk(1000)
-		require.LessOrEqual(t, b.writer.status().Writes, uint64(2))
+		require.LessOrEqual(t, b.writer.Status().Writes, uint64(2))
 
 		for range 1000 { // for one second
 			b.change(1)
@@ -158,7 +164,7 @@ func TestBurstOfChangesCostsAFewWrites(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		b.requireOnDisk(2000)
-		require.LessOrEqual(t, b.writer.status().Writes, uint64(2+11))
+		require.LessOrEqual(t, b.writer.Status().Writes, uint64(2+11))
 		require.NoError(t, b.end())
 	})
 }
@@ -167,29 +173,29 @@ func TestNothingIsWrittenWithoutAChange(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.change(5)
-		b.writer.loaded(5)
+		b.writer.Loaded(5)
 		b.run()
-		require.NoError(t, b.writer.persist(t.Context()))
+		require.NoError(t, b.writer.Persist(t.Context()))
 		time.Sleep(time.Hour)
 		require.NoError(t, b.end())
-		require.NoError(t, b.writer.persist(t.Context()))
-		require.Empty(t, b.disk.steps)
-		require.Equal(t, MetadataStatus{Path: filepath.Join("data", metadataName)}, b.writer.status())
+		require.NoError(t, b.writer.Persist(t.Context()))
+		require.Empty(t, b.disk.Steps())
+		require.Equal(t, nsqdat.Status{Path: filepath.Join("data", nsqdat.Name)}, b.writer.Status())
 	})
 }
 
 func TestChangeNeverWaitsForTheDisk(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
-		b.disk.order(func(string) fault { time.Sleep(time.Hour); return fault{} })
+		b.disk.Order(func(string) nsqdattest.Fault { time.Sleep(time.Hour); return nsqdattest.Fault{} })
 		b.run()
 		b.change(1000)
 		synctest.Wait()
 		b.change(1000)
-		require.True(t, b.writer.status().Dirty)
+		require.True(t, b.writer.Status().Dirty)
 		b.requireElapsed(0)
 		require.NoError(t, b.end())
-		require.False(t, b.writer.status().Dirty)
+		require.False(t, b.writer.Status().Dirty)
 	})
 }
 
@@ -198,12 +204,12 @@ func TestFailedWriteIsRetriedWithGrowingPausesUntilItSucceeds(t *testing.T) {
 		inBubble(t, func(t *testing.T) {
 			b := newWriterBench(t)
 			var attempts []time.Duration
-			b.disk.order(func(step string) fault {
+			b.disk.Order(func(step string) nsqdattest.Fault {
 				if step == "create" {
 					attempts = append(attempts, time.Since(b.began))
-					return fault{err: errno}
+					return nsqdattest.Fault{Err: errno}
 				}
-				return fault{}
+				return nsqdattest.Fault{}
 			})
 			b.run()
 			b.change(1)
@@ -214,31 +220,31 @@ func TestFailedWriteIsRetriedWithGrowingPausesUntilItSucceeds(t *testing.T) {
 
 			b.change(100) // doesn't hurry a failing disk
 			synctest.Wait()
-			status := b.writer.status()
+			status := b.writer.Status()
 			require.ErrorIs(t, status.LastError, errno)
-			require.Equal(t, MetadataStatus{Path: b.writer.file.path, Dirty: true, LastError: status.LastError, Failures: 9}, status)
+			require.Equal(t, nsqdat.Status{Path: b.file.Path(), Dirty: true, LastError: status.LastError, Failures: 9}, status)
 			require.Equal(t, []string{"ERROR metadata can't be written, will be tried again"}, b.logged())
 
-			b.disk.order(nil)
-			time.Sleep(maxRetryPause)
+			b.disk.Order(nil)
+			time.Sleep(nsqdat.MaxRetryPause)
 			b.requireOnDisk(101)
-			require.Equal(t, MetadataStatus{
-				Path: b.writer.file.path, LastWrite: b.began.Add(21300 * ms), Writes: 1, Failures: 9,
-			}, b.writer.status())
+			require.Equal(t, nsqdat.Status{
+				Path: b.file.Path(), LastWrite: b.began.Add(21300 * ms), Writes: 1, Failures: 9,
+			}, b.writer.Status())
 			require.Equal(t, []string{"ERROR metadata can't be written, will be tried again", "INFO metadata is written again"}, b.logged())
 
 			b.change(1) // with the pause of a write that succeeded, and without a word
-			time.Sleep(coalescePause)
+			time.Sleep(nsqdat.CoalescePause)
 			synctest.Wait()
 			b.requireOnDisk(102)
 			require.Len(t, b.logged(), 2)
 
 			b.failWith("create", errno) // from the shortest pause on again
 			b.change(1)
-			time.Sleep(coalescePause + minRetryPause)
+			time.Sleep(nsqdat.CoalescePause + nsqdat.MinRetryPause)
 			synctest.Wait()
-			require.EqualValues(t, 9+2, b.writer.status().Failures)
-			b.disk.order(nil)
+			require.EqualValues(t, 9+2, b.writer.Status().Failures)
+			b.disk.Order(nil)
 			require.NoError(t, b.end())
 		})
 	}
@@ -266,7 +272,7 @@ func TestRunWhoseContextHasEndedStillWrites(t *testing.T) {
 		early := b.persistLater()
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		require.NoError(t, b.writer.run(ctx))
+		require.NoError(t, b.writer.Run(ctx))
 		require.NoError(t, <-early)
 		b.requireOnDisk(3)
 	})
@@ -278,31 +284,31 @@ func TestLastWriteIsRetriedForHalfASecond(t *testing.T) {
 			b := newWriterBench(t)
 			b.change(1)
 			attempts := 0
-			b.disk.order(func(step string) fault {
+			b.disk.Order(func(step string) nsqdattest.Fault {
 				if step != "sync" {
-					return fault{}
+					return nsqdattest.Fault{}
 				}
 				attempts++
 				if attempts <= failures {
-					return fault{err: syscall.EIO}
+					return nsqdattest.Fault{Err: syscall.EIO}
 				}
-				return fault{}
+				return nsqdattest.Fault{}
 			})
 			b.run()
 			err := b.end() // the first attempt was before this
 			require.LessOrEqual(t, time.Since(b.began), 500*time.Millisecond)
-			b.disk.order(nil)
-			later := b.writer.persist(t.Context())
-			if failures <= 1+len(lastRetries) {
+			b.disk.Order(nil)
+			later := b.writer.Persist(t.Context())
+			if failures <= 1+len(nsqdat.LastRetries) {
 				require.NoError(t, err)
 				require.NoError(t, later)
 				b.requireOnDisk(1)
 				return
 			}
 			require.ErrorIs(t, err, syscall.EIO)
-			require.ErrorIs(t, later, ErrClosed)
+			require.ErrorIs(t, later, nsqdat.ErrClosed)
 			require.ErrorIs(t, later, syscall.EIO)
-			require.True(t, b.writer.status().Dirty)
+			require.True(t, b.writer.Status().Dirty)
 		})
 	}
 }

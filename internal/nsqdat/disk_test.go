@@ -1,4 +1,4 @@
-package lookuploop
+package nsqdat_test
 
 import (
 	"io/fs"
@@ -9,52 +9,45 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
 )
 
-// canLock tells whether lockDirectory locks on this system.
-func canLock() bool {
-	switch runtime.GOOS {
-	case "darwin", "dragonfly", "freebsd", "linux", "netbsd", "openbsd":
-		return true
-	}
-	return false
-}
-
 func TestDataPathHasOneUserAtATime(t *testing.T) {
-	if !canLock() {
+	if !nsqdat.Locks {
 		t.Skip("no flock on " + runtime.GOOS)
 	}
 	dir := t.TempDir()
-	first, err := openMetadataFile(dir, osFileSystem{})
+	first, err := nsqdat.Open(nsqdat.OS{}, dir)
 	require.NoError(t, err)
 
 	link := filepath.Join(t.TempDir(), "link") // the same directory by another name
 	require.NoError(t, os.Symlink(dir, link))
 	for _, path := range []string{dir, link} {
-		_, err = openMetadataFile(path, osFileSystem{})
-		require.ErrorIs(t, err, ErrDataPathLocked)
+		_, err = nsqdat.Open(nsqdat.OS{}, path)
+		require.ErrorIs(t, err, nsqdat.ErrLocked)
 		require.EqualError(t, err, "lookuploop: data path locked: "+path+": another Loop or nsqd uses it: end that one, or set another DataPath")
 	}
-	require.NoError(t, first.write(manyTopics(1)), "the first is undisturbed")
+	require.NoError(t, write(first, "", bigItems()...), "the first is undisturbed")
 
-	require.NoError(t, first.close())
-	second, err := openMetadataFile(dir, osFileSystem{})
+	require.NoError(t, first.Close())
+	second, err := nsqdat.Open(nsqdat.OS{}, dir)
 	require.NoError(t, err)
-	require.NoError(t, second.close())
+	require.NoError(t, second.Close())
 }
 
 func TestDataPathThatIsNoDirectoryIsAnError(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
-	_, err := openMetadataFile(missing, osFileSystem{})
+	_, err := nsqdat.Open(nsqdat.OS{}, missing)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.ErrorContains(t, err, missing)
 	require.NoFileExists(t, missing)
 
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
-	_, err = openMetadataFile(file, osFileSystem{})
+	_, err = nsqdat.Open(nsqdat.OS{}, file)
 	require.ErrorContains(t, err, file)
-	require.NotErrorIs(t, err, ErrDataPathLocked)
+	require.NotErrorIs(t, err, nsqdat.ErrLocked)
 }
 
 func TestDirectoryThatCannotBeSyncedIsNoError(t *testing.T) {
@@ -65,9 +58,10 @@ func TestDirectoryThatCannotBeSyncedIsNoError(t *testing.T) {
 	require.NoError(t, err)
 	defer proc.Close()
 	require.Error(t, proc.Sync(), "else this test shows nothing")
-	require.NoError(t, osFileSystem{}.syncDir("/proc"))
-
-	require.ErrorIs(t, osFileSystem{}.syncDir(filepath.Join(t.TempDir(), "missing")), fs.ErrNotExist)
+	dir, err := nsqdat.OS{}.Open("/proc")
+	require.NoError(t, err)
+	defer dir.Close()
+	require.NoError(t, dir.Sync())
 }
 
 // TestSyncOfADirectory is about what the system answers to it: some file
@@ -76,8 +70,10 @@ func TestSyncOfADirectory(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no sync of directories")
 	}
-	defer func(before func(*os.File) error) { syncFile = before }(syncFile)
-	dir := t.TempDir()
+	path := t.TempDir()
+	dir, err := nsqdat.OS{}.Open(path)
+	require.NoError(t, err)
+	defer dir.Close()
 	for _, tt := range []struct{ answer, want error }{
 		{nil, nil},
 		{syscall.EIO, syscall.EIO},
@@ -86,14 +82,15 @@ func TestSyncOfADirectory(t *testing.T) {
 		{syscall.ENOTSUP, nil},
 	} {
 		var synced []string
-		syncFile = func(f *os.File) error {
+		undo := nsqdat.InterceptSync(func(f *os.File) error {
 			synced = append(synced, f.Name())
 			if tt.answer == nil {
 				return nil
 			}
 			return &fs.PathError{Op: "sync", Path: f.Name(), Err: tt.answer}
-		}
-		require.ErrorIs(t, osFileSystem{}.syncDir(dir), tt.want)
-		require.Equal(t, []string{dir}, synced)
+		})
+		require.ErrorIs(t, dir.Sync(), tt.want)
+		require.Equal(t, []string{path}, synced)
+		undo()
 	}
 }

@@ -1,4 +1,4 @@
-package lookuploop
+package nsqdat
 
 import (
 	"context"
@@ -24,68 +24,90 @@ const (
 // write. They are short because somebody waits for the process to end.
 var lastRetries = [...]time.Duration{50 * time.Millisecond, 150 * time.Millisecond, 300 * time.Millisecond}
 
-// metadataWriter keeps nsqd.dat up to date with the registry. The goroutine of
-// run is the only one that writes; all others tell it what they want and wait.
-type metadataWriter struct {
-	file     *metadataFile
-	snapshot func() (Metadata, uint64) // a copy of what is to be on disk, with its version
-	version  func() uint64             // of what is to be on disk, raised by each change
-	logger   *slog.Logger
+// Source is what the file is to hold. Its methods may be called at any time and
+// from any goroutine.
+type Source interface {
+	// Version is raised by each change.
+	Version() uint64
 
-	wake   chan struct{} // capacity 1: readable when something changed; anyone sends, run receives
-	urgent chan struct{} // capacity 1: readable when somebody waits in persist; they send, run receives
+	// Walk yields everything as it was at one instant, until yield returns
+	// false, and returns the version of that instant. It holds no lock while it
+	// yields: the disk may take its time.
+	Walk(yield func(Item) bool) (version uint64)
+}
 
-	// Owned by run's goroutine.
+// Writer keeps the file up to date with a [Source]. The goroutine of Run is
+// the only one that writes; all others tell it what they want and wait.
+type Writer struct {
+	file   *File
+	source Source
+	broker string // its version
+	logger *slog.Logger
+
+	wake   chan struct{} // capacity 1: readable when something changed; anyone sends, Run receives
+	urgent chan struct{} // capacity 1: readable when somebody waits in Persist; they send, Run receives
+
+	// Owned by Run's goroutine.
 	nextWrite  time.Time     // not before this, unless somebody waits
 	retryPause time.Duration // after the last write; 0 if that succeeded
 
-	mu        sync.Mutex // guards what follows; no I/O, callback or log call under it
-	onDisk    uint64     // version that the file holds
-	begun     uint64     // writes begun so far
-	waiting   map[*persistCall]bool
-	running   bool
-	ended     bool
-	endError  error // of the last write; set with ended
-	lastWrite time.Time
-	lastError error
-	writes    uint64
-	failures  uint64
+	mu       sync.Mutex // guards what follows; no I/O, callback or log call under it
+	onDisk   uint64     // version that the file holds
+	begun    uint64     // writes begun so far
+	waiting  map[*persistCall]bool
+	running  bool
+	ended    bool
+	endError error  // of the last write; set with ended
+	status   Status // but for Dirty
 }
 
-// persistCall is one caller who waits in persist.
+// Status is a snapshot of how the file is doing.
+type Status struct {
+	Path      string
+	Dirty     bool      // something isn't on disk yet
+	LastWrite time.Time // when it was last written with success
+	LastError error     // of the last write; nil if it succeeded
+	Writes    uint64    // that succeeded
+	Failures  uint64
+}
+
+// persistCall is one caller who waits in Persist.
 type persistCall struct {
 	version uint64     // waits for this to be on disk
 	begun   uint64     // the failure of a write up to this one doesn't concern the caller
 	result  chan error // capacity 1
 }
 
-func newMetadataWriter(file *metadataFile, snapshot func() (Metadata, uint64), version func() uint64, logger *slog.Logger) *metadataWriter {
-	return &metadataWriter{
-		file:     file,
-		snapshot: snapshot,
-		version:  version,
-		logger:   logger,
-		wake:     make(chan struct{}, 1),
-		urgent:   make(chan struct{}, 1),
-		waiting:  make(map[*persistCall]bool),
+// NewWriter makes a Writer of a file that it takes over until Run has ended. The
+// broker's version goes into the file.
+func NewWriter(file *File, source Source, brokerVersion string, logger *slog.Logger) *Writer {
+	return &Writer{
+		file:    file,
+		source:  source,
+		broker:  brokerVersion,
+		logger:  logger,
+		wake:    make(chan struct{}, 1),
+		urgent:  make(chan struct{}, 1),
+		waiting: make(map[*persistCall]bool),
+		status:  Status{Path: file.path},
 	}
 }
 
-// loaded says that the file holds this version already.
-func (w *metadataWriter) loaded(version uint64) {
+// Loaded says that the file holds this version already.
+func (w *Writer) Loaded(version uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.onDisk = version
 }
 
-// changed says that the version was raised. It never waits.
-func (w *metadataWriter) changed() { signal(w.wake) }
+// Changed says that the version was raised. It never waits.
+func (w *Writer) Changed() { signal(w.wake) }
 
-// persist waits until all that was changed before the call is on disk, or a
+// Persist waits until all that was changed before the call is on disk, or a
 // write that began after the call failed, or ctx ends. It doesn't wait for the
 // pauses between writes. Callers that wait at the same time share one write.
-func (w *metadataWriter) persist(ctx context.Context) error {
-	call := &persistCall{version: w.version(), result: make(chan error, 1)}
+func (w *Writer) Persist(ctx context.Context) error {
+	call := &persistCall{version: w.source.Version(), result: make(chan error, 1)}
 	w.mu.Lock()
 	done, err := w.outcome(call.version)
 	if !done {
@@ -113,9 +135,9 @@ func (w *metadataWriter) persist(ctx context.Context) error {
 	}
 }
 
-// outcome is what persist returns for a version, as soon as that is certain.
+// outcome is what Persist returns for a version, as soon as that is certain.
 // The caller holds mu.
-func (w *metadataWriter) outcome(version uint64) (done bool, err error) {
+func (w *Writer) outcome(version uint64) (done bool, err error) {
 	switch {
 	case version <= w.onDisk:
 		return true, nil
@@ -128,9 +150,9 @@ func (w *metadataWriter) outcome(version uint64) (done bool, err error) {
 	}
 }
 
-// run writes until ctx ends, and then what is not on disk once more. It returns
+// Run writes until ctx ends, and then what is not on disk once more. It returns
 // the failure of that last write. The caller waits for it.
-func (w *metadataWriter) run(ctx context.Context) error {
+func (w *Writer) Run(ctx context.Context) error {
 	w.mu.Lock()
 	w.running = true
 	w.mu.Unlock()
@@ -151,8 +173,8 @@ func (w *metadataWriter) run(ctx context.Context) error {
 	return w.finish()
 }
 
-func (w *metadataWriter) dirty() bool {
-	version := w.version()
+func (w *Writer) dirty() bool {
+	version := w.source.Version()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return version > w.onDisk
@@ -160,7 +182,7 @@ func (w *metadataWriter) dirty() bool {
 
 // pause waits until the next write is due, or somebody waits for it. It returns
 // false when ctx ended. Changes don't wake it.
-func (w *metadataWriter) pause(ctx context.Context) bool {
+func (w *Writer) pause(ctx context.Context) bool {
 	timer := time.NewTimer(time.Until(w.nextWrite))
 	defer timer.Stop()
 	for !w.awaited() {
@@ -175,14 +197,14 @@ func (w *metadataWriter) pause(ctx context.Context) bool {
 	return true
 }
 
-func (w *metadataWriter) awaited() bool {
+func (w *Writer) awaited() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.waiting) > 0
 }
 
 // finish makes the last write and answers everybody who waits.
-func (w *metadataWriter) finish() error {
+func (w *Writer) finish() error {
 	var err error
 	if w.dirty() {
 		err = w.write()
@@ -204,13 +226,13 @@ func (w *metadataWriter) finish() error {
 
 // write writes once, tells those who wait for the outcome, and logs when
 // failures begin and when they are over.
-func (w *metadataWriter) write() error {
+func (w *Writer) write() error {
 	w.mu.Lock()
 	w.begun++
 	w.mu.Unlock()
 
-	m, version := w.snapshot()
-	err := w.file.write(m)
+	var version uint64
+	err := w.file.Write(func(yield func(Item) bool) { version = w.source.Walk(yield) }, w.broker)
 	now := time.Now()
 
 	failedBefore := w.retryPause > 0
@@ -223,13 +245,13 @@ func (w *metadataWriter) write() error {
 	}
 
 	w.mu.Lock()
-	w.lastError = err
+	w.status.LastError = err
 	if err == nil {
 		w.onDisk = version
-		w.lastWrite = now
-		w.writes++
+		w.status.LastWrite = now
+		w.status.Writes++
 	} else {
-		w.failures++
+		w.status.Failures++
 	}
 	w.answer(err)
 	w.mu.Unlock()
@@ -245,7 +267,7 @@ func (w *metadataWriter) write() error {
 
 // answer tells those who wait what became certain: their version is on disk,
 // the write begun last failed (failure), or there will be none any more. The caller holds mu.
-func (w *metadataWriter) answer(failure error) {
+func (w *Writer) answer(failure error) {
 	for call := range w.waiting {
 		done, err := w.outcome(call.version)
 		if !done && failure != nil && call.begun < w.begun {
@@ -258,18 +280,14 @@ func (w *metadataWriter) answer(failure error) {
 	}
 }
 
-func (w *metadataWriter) status() MetadataStatus {
+// Status may be called at any time.
+func (w *Writer) Status() Status {
 	dirty := w.dirty()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return MetadataStatus{
-		Path:      w.file.path,
-		Dirty:     dirty,
-		LastWrite: w.lastWrite,
-		LastError: w.lastError,
-		Writes:    w.writes,
-		Failures:  w.failures,
-	}
+	s := w.status
+	s.Dirty = dirty
+	return s
 }
 
 // signal makes c, of capacity 1, readable.

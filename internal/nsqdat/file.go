@@ -1,0 +1,141 @@
+package nsqdat
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"path/filepath"
+	"regexp"
+)
+
+// The errors to tell apart with errors.Is.
+var (
+	// ErrLocked: somebody else uses the directory.
+	ErrLocked = errors.New("lookuploop: data path locked")
+
+	// ErrCorrupt: the file can't be parsed. It is left as it is.
+	ErrCorrupt = errors.New("lookuploop: corrupt metadata")
+
+	// ErrClosed: [Writer.Run] has ended, and not everything is on disk.
+	ErrClosed = errors.New("lookuploop: closed")
+)
+
+// Name is the file's within its directory, as nsqd calls it.
+const Name = "nsqd.dat"
+
+// Temporary files have names of the form that nsqd gives its own, so that
+// tempName finds what either left behind at a crash.
+const tempFormat = Name + ".%d.tmp"
+
+var tempName = regexp.MustCompile(`^nsqd\.dat\.[0-9]+\.tmp$`)
+
+// File is the nsqd.dat of a directory that is locked. One goroutine at a time
+// uses it.
+type File struct {
+	path     string
+	dir      Directory
+	lastTemp int // counts the temporary files
+}
+
+// Open locks the directory at path and removes the temporary files that a crash
+// left in it.
+func Open(disk Disk, path string) (*File, error) {
+	dir, err := disk.Open(path)
+	if errors.Is(err, ErrLocked) {
+		return nil, fmt.Errorf("%w: %s: another Loop or nsqd uses it: end that one, or set another DataPath", err, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lookuploop: lock data path %s: %w", path, err)
+	}
+	f := &File{path: filepath.Join(path, Name), dir: dir}
+	if err := f.removeTempFiles(); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("lookuploop: remove temporary files from data path %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func (f *File) removeTempFiles() error {
+	names, err := f.dir.List()
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, name := range names {
+		if tempName.MatchString(name) {
+			faults = append(faults, f.dir.Remove(name))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// Path is that of the file.
+func (f *File) Path() string { return f.path }
+
+// Load reads the file. Without one, there is nothing in it. The file is never
+// changed, not even a corrupt one. ErrCorrupt: it can't be parsed.
+func (f *File) Load() (*Contents, error) {
+	data, err := f.dir.Read(Name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Contents{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lookuploop: read metadata: %w", err)
+	}
+	m, err := decode(data)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w (mend the file, or move it away to start without topics)", ErrCorrupt, f.path, err)
+	}
+	return sanitize(m), nil
+}
+
+// Sync makes the file that is there durable: whoever wrote it may have failed to.
+func (f *File) Sync() error { return f.dir.Sync() }
+
+// Write replaces the file with one that holds items and the version of the
+// broker. Whenever the machine stops, the file is the old or the new one; once
+// Write returns nil, it is the new one. After an error it may be either.
+func (f *File) Write(items iter.Seq[Item], version string) error {
+	if err := f.replace(items, version); err != nil {
+		return fmt.Errorf("lookuploop: write metadata to %s: %w", f.path, err)
+	}
+	return nil
+}
+
+func (f *File) replace(items iter.Seq[Item], version string) error {
+	f.lastTemp++
+	name := fmt.Sprintf(tempFormat, f.lastTemp)
+	temp, err := f.dir.Create(name)
+	if err != nil {
+		return err
+	}
+	err = writeAndClose(temp, items, version)
+	if err == nil {
+		err = f.dir.Rename(name, Name)
+	}
+	if err != nil {
+		_ = f.dir.Remove(name) // what can't be removed now is when the directory is next opened
+		return err
+	}
+	return f.dir.Sync() // else the rename could be lost in a crash
+}
+
+func writeAndClose(file TempFile, items iter.Seq[Item], version string) error {
+	err := encode(file, items, version)
+	if err == nil {
+		err = file.Sync() // before the rename, which could otherwise outlive the content
+	}
+	if closeErr := file.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+// Close releases the lock.
+func (f *File) Close() error {
+	if err := f.dir.Close(); err != nil {
+		return fmt.Errorf("lookuploop: unlock data path %s: %w", filepath.Dir(f.path), err)
+	}
+	return nil
+}
