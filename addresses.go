@@ -48,9 +48,7 @@ func (l *Loop) setPeers() {
 	}
 	l.peers.Store(&peers)
 	signal(l.optionsChanged)
-	l.reg.mu.Lock()
-	l.reg.signal()
-	l.reg.mu.Unlock()
+	l.reg.Wake()
 }
 
 func (l *Loop) lookupPeers() []*lookupPeer {

@@ -20,26 +20,6 @@ func TestNotifyOfAKnownNameAllocatesNothing(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// However often a name comes and goes, it has one entry, and no other is left
-// behind: neither when all lookupds follow nor when one is stuck.
-func TestDeletingAndCreatingDoesNotGrow(t *testing.T) {
-	loop := newLoop(t)
-	require.NoError(t, loop.SetMetadata(someMetadata(10)))
-	var stuck cursor
-	for _, attach := range []func(){func() {}, func() { loop.reg.attach(&stuck) }} {
-		attach()
-		size := loop.reg.size
-		for range 10_000 {
-			require.NoError(t, loop.Notify(ChannelDeleted("orders-000001", "archive"), TopicDeleted("orders-000001")))
-			require.NoError(t, loop.Notify(TopicCreated("orders-000001"), ChannelCreated("orders-000001", "archive")))
-		}
-		require.Equal(t, size, loop.reg.size)
-		require.Len(t, loop.reg.entries, size)
-		require.Zero(t, loop.reg.numTombstones)
-	}
-	require.False(t, stuck.lagged)
-}
-
 func TestAHeartbeatAllocatesNothing(t *testing.T) {
 	conn := newAgreeableConn()
 	loop := newLoop(t, func(o *Options) {

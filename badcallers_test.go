@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -252,7 +253,7 @@ func TestLongNames(t *testing.T) {
 		s := newScene(t, 1)
 		s.run()
 		name := strings.Repeat("n", 64)
-		ephemeral := strings.Repeat("e", 64-len(ephemeralSuffix)) + ephemeralSuffix
+		ephemeral := strings.Repeat("e", 64-len(registry.EphemeralSuffix)) + registry.EphemeralSuffix
 		s.notify(TopicCreated(name), ChannelCreated(name, name), ChannelCreated(name, ephemeral))
 		s.notify(TopicCreated(ephemeral), ChannelCreated(ephemeral, name))
 		s.registered()

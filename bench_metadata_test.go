@@ -154,7 +154,7 @@ func BenchmarkSnapshot(b *testing.B) {
 			var ours, plain time.Duration
 			for b.Loop() {
 				inTurns(
-					func() { ours += timed(func() { loop.reg.snapshot(true) }) },
+					func() { ours += timed(func() { loop.reg.Snapshot(true) }) },
 					func() { plain += timed(func() { copyMetadata(bm.m) }) },
 				)
 			}

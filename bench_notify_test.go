@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
@@ -279,10 +280,7 @@ func BenchmarkNotifyParallel(b *testing.B) {
 			func() { notify = append(notify, parallel(func() { loop.Notify(events...) })) },
 			func() {
 				mutex = append(mutex, parallel(func() {
-					loop.reg.mu.Lock()
-					defer loop.reg.mu.Unlock()
-					loop.reg.check(events)
-					loop.reg.apply(events[0])
+					loop.reg.Apply([]registry.Change{events[0].change})
 				}))
 			},
 		)
@@ -335,8 +333,5 @@ func BenchmarkNotifyDuringSync(b *testing.B) {
 
 // isSynced tells whether the first lookupd knows all there was when it connected.
 func (l *Loop) isSynced() bool {
-	c := &l.lookupPeers()[0].cursor
-	l.reg.mu.Lock()
-	defer l.reg.mu.Unlock()
-	return c.connected && c.acked >= c.goal
+	return l.reg.InSync(&l.lookupPeers()[0].cursor)
 }

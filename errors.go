@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
@@ -33,30 +34,6 @@ var (
 	// Options.MaxResponseSize.
 	ErrResponseTooLarge = errors.New("lookuploop: response too large")
 )
-
-// public makes an error of an internal package one that errors.Is finds by the
-// name that it has here. Its text stays.
-func public(err error) error {
-	for _, sentinel := range []struct{ internal, public error }{
-		{nsqdat.ErrLocked, ErrDataPathLocked},
-		{nsqdat.ErrCorrupt, ErrCorruptMetadata},
-		{nsqdat.ErrClosed, ErrClosed},
-	} {
-		if errors.Is(err, sentinel.internal) {
-			return publicError{err, sentinel.public}
-		}
-	}
-	return err
-}
-
-// publicError is an error that is a sentinel, too.
-type publicError struct {
-	error
-	is error
-}
-
-func (e publicError) Is(target error) bool { return target == e.is }
-func (e publicError) Unwrap() error        { return e.error }
 
 // Error codes of nsqlookupd that concern one name only. Every other code
 // means that the connection went wrong.
@@ -95,44 +72,84 @@ func (e *ResponseError) Error() string {
 }
 
 // newResponseError reads an answer of the form "E_CODE text".
-func newResponseError(e *wire.AnswerError[command]) *ResponseError {
+func newResponseError(e *wire.AnswerError[registry.Command]) *ResponseError {
 	code, message, _ := strings.Cut(e.Text, " ")
-	return &ResponseError{
-		Address: e.Address,
-		Command: e.Verb,
-		Topic:   e.Tag.topicName(),
-		Channel: e.Tag.channelName(),
-		Code:    code,
-		Message: message,
+	answer := &ResponseError{Address: e.Address, Command: e.Verb, Code: code, Message: message}
+	if e.Verb == wire.Register || e.Verb == wire.Unregister {
+		answer.Topic, answer.Channel = e.Tag.Topic(), e.Tag.Channel()
 	}
+	return answer
 }
 
 // refusedError is a ResponseError together with the command it answers.
 type refusedError struct {
 	*ResponseError
-	cmd command
+	cmd registry.Command
 }
 
 func (e *refusedError) Unwrap() error { return e.ResponseError }
 
-// asPublic turns an error of a connection into what users find with errors.Is
-// and errors.As.
-func asPublic(err error) error {
-	var answer *wire.AnswerError[command]
-	switch {
-	case errors.As(err, &answer):
+// isAboutName tells whether lookupd refused a topic or a channel, rather than
+// that it went wrong with the connection.
+func (e *refusedError) isAboutName() bool {
+	switch e.Code {
+	case codeBadTopic:
+		return e.Topic != ""
+	case codeBadChannel:
+		return e.Channel != ""
+	}
+	return false
+}
+
+// internalErrors are the errors that callers tell apart, with what they are
+// called in the packages under internal.
+var internalErrors = []struct{ public, internal error }{
+	{ErrClosed, registry.ErrClosed},
+	{ErrInvalidName, registry.ErrInvalidName},
+	{ErrUnknown, registry.ErrUnknown},
+	{ErrResponseTooLarge, wire.ErrTooLarge},
+	{ErrDataPathLocked, nsqdat.ErrLocked},
+	{ErrCorruptMetadata, nsqdat.ErrCorrupt},
+	{ErrClosed, nsqdat.ErrClosed},
+}
+
+// publicError is an error of an internal package as callers see it.
+type publicError struct{ error }
+
+// public turns an error of an internal package into one in which callers find
+// what they tell apart.
+func public(err error) error {
+	if answer, ok := errors.AsType[*wire.AnswerError[registry.Command]](err); ok {
 		return &refusedError{newResponseError(answer), answer.Tag}
-	case errors.Is(err, wire.ErrTooLarge):
-		return knownError{err, ErrResponseTooLarge}
+	}
+	for _, known := range internalErrors {
+		if errors.Is(err, known.internal) {
+			return publicError{err}
+		}
 	}
 	return err
 }
 
-// knownError is an error of an internal package that users know as another.
-type knownError struct {
-	error
-	as error
+// publicEach is public for each of the errors that errors.Join joined.
+func publicEach(err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return public(err)
+	}
+	var all []error
+	for _, err := range joined.Unwrap() {
+		all = append(all, public(err))
+	}
+	return errors.Join(all...)
 }
 
-func (e knownError) Is(target error) bool { return target == e.as }
-func (e knownError) Unwrap() error        { return e.error }
+func (e publicError) Unwrap() error { return e.error }
+
+func (e publicError) Is(target error) bool {
+	for _, known := range internalErrors {
+		if known.public == target && errors.Is(e.error, known.internal) {
+			return true
+		}
+	}
+	return false
+}

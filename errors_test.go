@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
@@ -36,8 +37,13 @@ func TestResponseErrorSaysWhoWhatAndWhy(t *testing.T) {
 }
 
 func TestErrorAnswerIsTakenApart(t *testing.T) {
-	topic := &entry{key: key{name: "orders"}}
-	about := command{topic: topic, channel: &entry{key: key{topic, "mail"}}}
+	loop := newLoop(t)
+	require.NoError(t, loop.Notify(TopicCreated("orders"), ChannelCreated("orders", "mail")))
+	var c registry.Cursor
+	loop.reg.Attach(&c)
+	commands, _, err := loop.reg.Read(&c, 2, registry.Everything, nil)
+	require.NoError(t, err)
+	about := commands[0]
 	for answer, want := range map[string]ResponseError{
 		"E_BAD_TOPIC REGISTER topic name 'a b' is not valid": {Code: "E_BAD_TOPIC", Message: "REGISTER topic name 'a b' is not valid"},
 		"E_INVALID":  {Code: "E_INVALID"},
@@ -45,7 +51,7 @@ func TestErrorAnswerIsTakenApart(t *testing.T) {
 		"E_":         {Code: "E_"},
 	} {
 		want.Address, want.Command, want.Topic, want.Channel = "a:4160", "REGISTER", "orders", "mail"
-		err := asPublic(&wire.AnswerError[command]{Address: "a:4160", Verb: wire.Register, Tag: about, Text: answer})
+		err := public(&wire.AnswerError[registry.Command]{Address: "a:4160", Verb: wire.Register, Tag: about, Text: answer})
 		var found *ResponseError
 		require.ErrorAs(t, err, &found)
 		require.Equal(t, &want, found)
@@ -57,10 +63,10 @@ func TestErrorAnswerIsTakenApart(t *testing.T) {
 
 func TestConnectionsErrorsAreKnownAsOurs(t *testing.T) {
 	inner := fmt.Errorf("lookuploop: a:4160: PING: %w: 5 bytes", wire.ErrTooLarge)
-	err := asPublic(inner)
+	err := public(inner)
 	require.ErrorIs(t, err, ErrResponseTooLarge)
 	require.EqualError(t, err, inner.Error())
-	require.NotErrorIs(t, asPublic(io.EOF), ErrResponseTooLarge)
+	require.NotErrorIs(t, public(io.EOF), ErrResponseTooLarge)
 }
 
 func TestRefusalIsFoundAsAResponseErrorAlone(t *testing.T) {

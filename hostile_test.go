@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -168,16 +169,13 @@ func TestLookupdThatLagsIsDisconnected(t *testing.T) {
 		s.run()
 		s.registered()
 		lift := s.lookupds[1].Do(lookupdtest.Delay(900 * time.Millisecond))
-		for i := range 5 * maxTombstones {
+		for i := range 5 * registry.MaxTombstones {
 			topic := fmt.Sprint("topic", i)
 			s.notify(TopicCreated(topic))
 			s.notify(TopicDeleted(topic))
 			if i%100 == 0 {
 				time.Sleep(time.Millisecond)
-				s.loop.reg.mu.Lock()
-				size := s.loop.reg.size
-				s.loop.reg.mu.Unlock()
-				require.LessOrEqual(t, size, maxTombstones)
+				require.LessOrEqual(t, s.loop.reg.Size(), registry.MaxTombstones)
 			}
 		}
 		synctest.Wait()
@@ -203,7 +201,7 @@ func librarysGoroutines() (n int) {
 	var b bytes.Buffer
 	pprof.Lookup("goroutine").WriteTo(&b, 2)
 	for _, goroutine := range strings.Split(b.String(), "\n\n") {
-		for _, method := range []string{"lookuploop.(*Loop).", "lookuploop.(*lookupPeer).", "/internal/wire.(*Conn[...]).", "nsqdat.(*Writer)."} {
+		for _, method := range []string{"lookuploop.(*Loop).", "lookuploop.(*lookupPeer).", "nsqdat.(*Writer).", "wire.(*Conn[...])."} {
 			if strings.Contains(goroutine, method) {
 				n++
 				break

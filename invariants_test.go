@@ -13,24 +13,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
-
-// TestFarewellBeforeAnythingWasSent is about a lookupd that is left as soon as
-// it identified itself.
-func TestFarewellBeforeAnythingWasSent(t *testing.T) {
-	r := newRegistry()
-	r.create(key{name: "live#ephemeral"})
-	var c cursor
-	var b batch
-	r.attach(&c)
-	for r.farewell(&c, &b) {
-	}
-	require.Equal(t, "UNREGISTER live#ephemeral\n", b.text())
-	r.release(&c)
-	require.Same(t, r.log.next, r.log.prev, "the one entry is alone in the log")
-}
 
 // TestPersistMetadataAfterAWriteThatWasNotSynced is about a Loop that could
 // replace nsqd.dat but not sync the directory, and the one that follows: it
@@ -141,7 +127,7 @@ func TestWritesAreSmall(t *testing.T) {
 		s.registered()
 		total := 0
 		for _, write := range wire.writes {
-			require.LessOrEqual(t, len(write.lines), chunkSize+1)
+			require.LessOrEqual(t, len(write.lines), registry.ChunkSize+1)
 			total += len(slices.DeleteFunc(write.lines, func(line string) bool { return line == "PING" }))
 		}
 		require.Equal(t, 100*100, total, "each topic goes with a channel of its own")

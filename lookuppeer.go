@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/atomic"
 
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
@@ -29,8 +30,8 @@ const provenAfter = time.Second
 type lookupPeer struct {
 	address string
 	opts    *Options
-	reg     *registry
-	cursor  cursor
+	reg     *registry.Registry
+	cursor  registry.Cursor
 
 	wake         chan struct{} // capacity 1: readable when there may be something to say
 	heartbeatDue atomic.Bool
@@ -38,10 +39,10 @@ type lookupPeer struct {
 	stop         context.CancelFunc
 
 	backoff   backoff
-	caution   caution
-	syncedAt  time.Time           // when lookupd had acknowledged all there was when it connected; zero: not yet
-	read      batch               // from the log
-	out       wire.Batch[command] // to be sent
+	caution   registry.Caution
+	syncedAt  time.Time                    // when lookupd had acknowledged all there was when it connected; zero: not yet
+	chunk     []registry.Command           // from the log
+	out       wire.Batch[registry.Command] // to be sent
 	resyncAt  time.Time
 	sincePing int // commands sent since the last PING or IDENTIFY
 
@@ -54,7 +55,7 @@ type lookupPeer struct {
 	commands      atomic.Uint64
 }
 
-func newLookupPeer(t target, opts *Options, reg *registry) *lookupPeer {
+func newLookupPeer(t target, opts *Options, reg *registry.Registry) *lookupPeer {
 	p := &lookupPeer{
 		address: t.address,
 		opts:    opts,
@@ -96,7 +97,7 @@ func (p *lookupPeer) run() {
 }
 
 // connect dials and identifies.
-func (p *lookupPeer) connect() (*wire.Conn[command], PeerInfo, error) {
+func (p *lookupPeer) connect() (*wire.Conn[registry.Command], PeerInfo, error) {
 	ctx, cancel := context.WithTimeout(p.stopping, p.opts.DialTimeout)
 	defer cancel()
 	conn, err := p.opts.Dial(ctx, "tcp", p.address)
@@ -106,7 +107,7 @@ func (p *lookupPeer) connect() (*wire.Conn[command], PeerInfo, error) {
 	if err != nil {
 		return nil, PeerInfo{}, fmt.Errorf("lookuploop: %s: dial: %w", p.address, err)
 	}
-	c := wire.NewConn[command](p.address, conn, p.opts.ResponseTimeout, p.opts.MaxResponseSize)
+	c := wire.NewConn[registry.Command](p.address, conn, p.opts.ResponseTimeout, p.opts.MaxResponseSize)
 	mayStay := context.AfterFunc(p.stopping, c.Close)
 	info, err := p.identify(c)
 	if !mayStay() && err == nil {
@@ -119,7 +120,7 @@ func (p *lookupPeer) connect() (*wire.Conn[command], PeerInfo, error) {
 	return c, info, nil
 }
 
-func (p *lookupPeer) identify(c *wire.Conn[command]) (PeerInfo, error) {
+func (p *lookupPeer) identify(c *wire.Conn[registry.Command]) (PeerInfo, error) {
 	p.commands.Inc()
 	started := time.Now()
 	answer, err := c.Identify(p.opts.identity())
@@ -136,13 +137,13 @@ func (p *lookupPeer) identify(c *wire.Conn[command]) (PeerInfo, error) {
 
 // serve keeps lookupd informed over one connection until that ends. It returns
 // why; nil if the peer left.
-func (p *lookupPeer) serve(c *wire.Conn[command], info PeerInfo) error {
+func (p *lookupPeer) serve(c *wire.Conn[registry.Command], info PeerInfo) error {
 	p.heartbeatDue.Store(false)
 	p.sincePing = 0
 	p.resyncAt = time.Now().Add(p.opts.ResyncInterval)
 	p.connects.Inc()
 	p.transition(identified, peerState{info: info})
-	p.reg.attach(&p.cursor) // after the transition: who waited for it finds a Connected lookupd
+	p.reg.Attach(&p.cursor) // after the transition: who waited for it finds a Connected lookupd
 
 	go c.ReadAnswers(p.handle)
 	defer context.AfterFunc(p.stopping, func() { // or a write that is stuck would delay the farewell
@@ -152,16 +153,16 @@ func (p *lookupPeer) serve(c *wire.Conn[command], info PeerInfo) error {
 	c.Close()
 	<-c.Done()
 
-	acked, unanswered := p.reg.release(&p.cursor)
-	p.caution = caution{}
+	acked, unanswered := p.reg.Release(&p.cursor)
+	p.caution = registry.Caution{}
 	if errors.Is(err, c.Err()) && c.Severed() && unanswered > 0 {
-		p.caution = newCaution(acked, unanswered)
+		p.caution = registry.NewCaution(acked, unanswered)
 	}
 	return err
 }
 
 // talk says what there is to say until the connection ends or the peer has left.
-func (p *lookupPeer) talk(c *wire.Conn[command]) error {
+func (p *lookupPeer) talk(c *wire.Conn[registry.Command]) error {
 	for {
 		if p.stopping.Err() != nil {
 			return p.leave(c)
@@ -170,14 +171,14 @@ func (p *lookupPeer) talk(c *wire.Conn[command]) error {
 		if err != nil {
 			return err
 		}
-		if p.syncedAt.IsZero() && p.reg.inSync(&p.cursor) {
+		if p.syncedAt.IsZero() && p.reg.InSync(&p.cursor) {
 			p.synced()
 		}
 		if said {
 			continue
 		}
 		if c.Rest() {
-			p.read.shrink()
+			p.chunk = nil
 			p.out.Shrink()
 		}
 		var timer <-chan time.Time
@@ -197,27 +198,31 @@ func (p *lookupPeer) talk(c *wire.Conn[command]) error {
 
 // say sends the next things, if any. Otherwise it returns when to ask again,
 // unless something happens before.
-func (p *lookupPeer) say(c *wire.Conn[command]) (said bool, again time.Time, err error) {
+func (p *lookupPeer) say(c *wire.Conn[registry.Command]) (said bool, again time.Time, err error) {
 	isDue, isBlind := p.heartbeatDue.Swap(false), c.IsBlind()
-	if err := p.readLog(c, isBlind); err != nil {
+	progress, err := p.read(c, isBlind)
+	if err != nil {
 		return false, time.Time{}, err
 	}
-	hasRead := len(p.read.commands) > 0
+	hasRead := len(p.chunk) > 0
 	isLong := isBlind && p.sincePing >= wire.BlindChunk/2
 	if isDue || isLong && hasRead { // a PING alone, behind what may be refused, could cost the refusal
 		p.out.Ping()
 		p.sincePing = 0
 	}
-	p.sincePing += p.out.Len() + len(p.read.commands)
+	p.sincePing += p.out.Len() + len(p.chunk)
 	if isDue || hasRead {
 		return true, time.Time{}, p.send(c)
 	}
-	again = p.reg.retry(&p.cursor, &p.read)
-	if len(p.read.commands) > 0 {
+	if progress { // what was read says nothing, and what follows may say something
+		return true, time.Time{}, nil
+	}
+	p.chunk, again = p.reg.Retry(&p.cursor, time.Now(), p.chunk[:0])
+	if len(p.chunk) > 0 {
 		return true, time.Time{}, p.send(c)
 	}
 	if p.opts.ResyncInterval > 0 {
-		if isDue := !time.Now().Before(p.resyncAt); isDue && p.reg.resync(&p.cursor) {
+		if isDue := !time.Now().Before(p.resyncAt); isDue && p.reg.Resync(&p.cursor) {
 			p.resyncAt = time.Now().Add(p.opts.ResyncInterval)
 			return true, time.Time{}, nil
 		} else if !isDue && (again.IsZero() || p.resyncAt.Before(again)) {
@@ -227,24 +232,25 @@ func (p *lookupPeer) say(c *wire.Conn[command]) (said bool, again time.Time, err
 	return false, again, nil
 }
 
-// readLog reads the next chunk of the log, a small one if isBlind, as far as the
-// window and caution allow.
-func (p *lookupPeer) readLog(c *wire.Conn[command], isBlind bool) error {
-	size := chunkSize
+// read reads the next chunk of the log, a small one if isBlind, as far as the
+// window and caution allow. It tells whether that got it on.
+func (p *lookupPeer) read(c *wire.Conn[registry.Command], isBlind bool) (progress bool, err error) {
+	size := registry.ChunkSize
 	if isBlind {
 		size = wire.BlindChunk
 	}
-	limit, upTo := p.caution.limits(p.reg, &p.cursor, c.NumInFlight(), min(c.Room(), size))
-	p.read.reset()
-	err := p.reg.read(&p.cursor, limit, upTo, &p.read)
-	p.caution.spend(upTo, len(p.read.commands))
-	return err
+	limit, upTo := p.caution.Limits(p.reg, &p.cursor, c.NumInFlight(), min(c.Room(), size))
+	p.chunk, progress, err = p.reg.Read(&p.cursor, limit, upTo, p.chunk[:0])
+	p.caution.Spend(upTo, len(p.chunk))
+	return progress, err
 }
 
 // send writes what was read, behind what is in out already. When that fails, the
 // reader has the better explanation.
-func (p *lookupPeer) send(c *wire.Conn[command]) error {
-	p.read.encode(&p.out)
+func (p *lookupPeer) send(c *wire.Conn[registry.Command]) error {
+	for _, cmd := range p.chunk {
+		p.out.Add(cmd.Verb(), cmd.Topic(), cmd.Channel(), cmd)
+	}
 	defer p.out.Reset()
 	p.commands.Add(uint64(p.out.Len()))
 	err := c.Send(&p.out)
@@ -261,13 +267,12 @@ func (p *lookupPeer) send(c *wire.Conn[command]) error {
 }
 
 // leave says farewell, within leaveTimeout.
-func (p *lookupPeer) leave(c *wire.Conn[command]) error {
+func (p *lookupPeer) leave(c *wire.Conn[registry.Command]) error {
 	defer time.AfterFunc(leaveTimeout, c.Close).Stop()
 	for more := true; more || c.NumInFlight() > 0; {
 		if more && c.Room() > 0 {
-			p.read.reset()
-			more = p.reg.farewell(&p.cursor, &p.read)
-			if len(p.read.commands) > 0 && p.send(c) != nil {
+			p.chunk, more = p.reg.Farewell(&p.cursor, p.chunk[:0])
+			if len(p.chunk) > 0 && p.send(c) != nil {
 				return nil
 			}
 			continue
@@ -282,9 +287,9 @@ func (p *lookupPeer) leave(c *wire.Conn[command]) error {
 }
 
 // handle takes good answers. The connection's reader calls it.
-func (p *lookupPeer) handle(a wire.Answers[command]) {
+func (p *lookupPeer) handle(a wire.Answers[registry.Command]) {
 	if a.N > 0 {
-		p.reg.acknowledge(&p.cursor, a.N, a.Last)
+		p.reg.Acknowledge(&p.cursor, a.N, a.Last)
 	}
 	if a.Ping {
 		p.noteHeartbeat(a.RTT)
@@ -300,7 +305,7 @@ func (p *lookupPeer) noteHeartbeat(rtt time.Duration) {
 // connected.
 func (p *lookupPeer) synced() {
 	p.syncedAt = time.Now()
-	p.caution = caution{}
+	p.caution = registry.Caution{}
 	state := *p.state.Load()
 	state.lastError = nil
 	p.state.Store(&state)
@@ -317,13 +322,14 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 	if !p.syncedAt.IsZero() && time.Since(p.syncedAt) >= provenAfter {
 		p.backoff.reset()
 	}
-	err = asPublic(err)
+	err = public(err)
 	var answer *ResponseError
 	var refused *refusedError
 	switch {
 	case errors.As(err, &answer) && answer.Command == wire.Identify:
 		wait = p.opts.MaxBackoff // it won't like the next one better
-	case errors.As(err, &refused) && p.reg.refuse(&p.cursor, refused, p.opts.MaxBackoff):
+	case errors.As(err, &refused) && refused.isAboutName() &&
+		p.reg.Refuse(&p.cursor, refused.cmd, refused.Code == codeBadTopic, refused.ResponseError, time.Now(), p.opts.MaxBackoff):
 		wait = p.backoff.draw() // which is progress
 	default:
 		wait = p.backoff.next()

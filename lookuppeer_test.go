@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/atomic"
 
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
@@ -508,7 +509,7 @@ func TestLookupdThatLagsTooManyDeletionsStartsOver(t *testing.T) {
 		s.registered()
 		lift := s.lookupds[0].Do(lookupdtest.Hang())
 		s.notify(TopicCreated("stuck"))
-		for i := range wire.FirstWindow + maxTombstones + 1000 {
+		for i := range wire.FirstWindow + registry.MaxTombstones + 1000 {
 			topic := fmt.Sprintf("topic-%d", i)
 			s.notify(TopicCreated(topic))
 			s.notify(TopicDeleted(topic))
@@ -517,7 +518,7 @@ func TestLookupdThatLagsTooManyDeletionsStartsOver(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		require.ErrorIs(t, s.status(1).LastError, errLagged)
+		require.ErrorIs(t, s.status(1).LastError, registry.ErrLagged)
 		lift()
 		s.registered()
 		require.Equal(t, []string{"orders", "stuck"}, announced(s.lookupds[0]))

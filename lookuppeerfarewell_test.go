@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -82,7 +83,7 @@ func TestEphemeralNamesAreUnregisteredInTheEndHoweverMany(t *testing.T) {
 				s.network.SetLatency(5 * time.Millisecond)
 				m := manyTopics(2000)
 				for i := range m.Topics {
-					m.Topics[i].Name += ephemeralSuffix
+					m.Topics[i].Name += registry.EphemeralSuffix
 				}
 				require.NoError(t, s.loop.SetMetadata(m))
 				s.run()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
@@ -28,7 +29,7 @@ func TestCommandsInFlightAreBounded(t *testing.T) {
 		time.Sleep(900 * time.Millisecond)
 		sent := s.loop.Status().Lookupds[0].Commands
 		require.LessOrEqual(t, sent, uint64(1+wire.FirstWindow+1), "IDENTIFY, the window, and a chunk may run one over")
-		require.Greater(t, sent, uint64(wire.FirstWindow-chunkSize))
+		require.Greater(t, sent, uint64(wire.FirstWindow-registry.ChunkSize))
 		require.Equal(t, 10_000, s.loop.Status().Lookupds[0].Pending, "topics and channels")
 		lift()
 		s.registered()

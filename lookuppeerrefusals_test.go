@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -43,7 +44,7 @@ func (s *scene) settled() {
 // refusedNames are those of a status, "topic" or "topic channel".
 func refusedNames(status LookupdStatus) (names []string) {
 	for _, err := range status.Refused {
-		names = append(names, commandName(command{topic: &entry{key: key{name: err.Topic}}, channel: &entry{key: key{name: err.Channel}}}))
+		names = append(names, strings.TrimSpace(err.Topic+" "+err.Channel))
 	}
 	return names
 }

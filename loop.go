@@ -10,6 +10,7 @@ import (
 	"go.uber.org/atomic"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
+	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
 // Loop keeps every configured nsqlookupd knowing what the broker has. Make it
@@ -17,7 +18,7 @@ import (
 // otherwise.
 type Loop struct {
 	opts Options
-	reg  *registry
+	reg  *registry.Registry
 	disk nsqdat.Disk // has DataPath; tests put theirs in before LoadMetadata
 
 	notify         chan struct{} // capacity 1: readable after a change; Notify sends, Run receives
@@ -54,7 +55,7 @@ func New(opts Options) (*Loop, error) {
 	}
 	l := &Loop{
 		opts:           opts,
-		reg:            newRegistry(),
+		reg:            registry.New(),
 		disk:           nsqdat.OS{},
 		notify:         make(chan struct{}, 1),
 		optionsChanged: make(chan struct{}, 1),
@@ -111,9 +112,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 	l.serve(ctx, &tasks)
 
-	l.reg.mu.Lock()
-	l.reg.closed = true
-	l.reg.mu.Unlock()
+	l.reg.Close()
 	close(l.ended)
 
 	for _, p := range l.lookupPeers() {
@@ -200,9 +199,7 @@ func (l *Loop) Status() Status {
 	for _, p := range l.lookupPeers() {
 		s.Lookupds = append(s.Lookupds, p.status())
 	}
-	l.reg.mu.Lock()
-	s.Topics, s.Channels = l.reg.topics, l.reg.channels
-	l.reg.mu.Unlock()
+	s.Topics, s.Channels = l.reg.Count()
 	if l.loaded.Load() && l.writer != nil {
 		s.Metadata = MetadataStatus(l.writer.Status())
 	}

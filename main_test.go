@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -160,15 +159,6 @@ func announced(lookupd *lookupdtest.Server) (names []string) {
 	}
 	slices.Sort(names)
 	return names
-}
-
-// text is b as it is sent, a line for each command.
-func (b *batch) text() string {
-	var lines strings.Builder
-	for _, c := range b.commands {
-		fmt.Fprintln(&lines, c.verb, commandName(c))
-	}
-	return lines.String()
 }
 
 // answerOK is the answer OK as it comes over the network.

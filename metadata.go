@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/nsqio/go-nsq"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
+	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
 // Metadata is a set of topics with their channels: what a broker has. Its JSON
@@ -30,6 +32,39 @@ type TopicMetadata struct {
 type ChannelMetadata struct {
 	Name   string `json:"name"`
 	Paused bool   `json:"paused"`
+}
+
+// newMetadata makes a Metadata of what the registry says.
+func newMetadata(content registry.Content, version string) Metadata {
+	m := Metadata{Topics: make([]TopicMetadata, 0, content.Topics), Version: version}
+	channels := make([]ChannelMetadata, 0, content.Channels) // of all topics, one after another
+	for item := range content.Items {
+		if item.Channel == "" {
+			m.Topics = append(m.Topics, TopicMetadata{Name: item.Topic, Paused: item.Paused, Channels: channels[len(channels):len(channels)]})
+			continue
+		}
+		channels = append(channels, ChannelMetadata{Name: item.Channel, Paused: item.Paused})
+		t := &m.Topics[len(m.Topics)-1]
+		n := len(t.Channels) + 1
+		t.Channels = channels[len(channels)-n : len(channels) : len(channels)]
+	}
+	return m
+}
+
+// items is m as the registry wants it.
+func (m Metadata) items() iter.Seq[registry.Item] {
+	return func(yield func(registry.Item) bool) {
+		for _, t := range m.Topics {
+			if !yield(registry.Item{Topic: t.Name, Paused: t.Paused}) {
+				return
+			}
+			for _, c := range t.Channels {
+				if !yield(registry.Item{Topic: t.Name, Channel: c.Name, Paused: c.Paused}) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // validate returns every invalid name and every name that m declares twice.
@@ -61,23 +96,16 @@ func (m Metadata) validate() error {
 }
 
 // persistent is the part of a registry that belongs into nsqd.dat.
-type persistent struct{ reg *registry }
-
-func (p persistent) Version() uint64 { return p.reg.persistentVersion() }
+type persistent struct{ *registry.Registry }
 
 func (p persistent) Walk(yield func(nsqdat.Item) bool) (version uint64) {
-	m, version := p.reg.snapshot(true)
-	for _, t := range m.Topics {
-		if !yield(nsqdat.Item{Topic: t.Name, Paused: t.Paused}) {
-			return version
-		}
-		for _, c := range t.Channels {
-			if !yield(nsqdat.Item{Topic: t.Name, Channel: c.Name, Paused: c.Paused}) {
-				return version
-			}
+	content := p.Snapshot(true)
+	for item := range content.Items {
+		if !yield(nsqdat.Item(item)) {
+			break
 		}
 	}
-	return version
+	return content.Version
 }
 
 // metadataOf returns what a file held.
@@ -105,7 +133,7 @@ func metadataOf(c *nsqdat.Contents) Metadata {
 // parsed; it stays as it is.
 func (l *Loop) LoadMetadata() (Metadata, error) {
 	l.mu.Lock()
-	isFirst := l.phase == fresh && !l.reg.wasChanged()
+	isFirst := l.phase == fresh && !l.reg.WasChanged()
 	if isFirst {
 		l.phase = loading
 	}
@@ -143,11 +171,7 @@ func (l *Loop) load() (Metadata, error) {
 		l.opts.Logger.Warn("skipped in metadata", "path", file.Path(), "what", what)
 	}
 	m := metadataOf(contents)
-	l.reg.mu.Lock()
-	l.reg.declare(m)
-	l.reg.version++ // nothing at all is newer than no file, too
-	onDisk := l.reg.version
-	l.reg.mu.Unlock()
+	onDisk := l.reg.Load(m.items())
 	l.file = file
 	l.writer = nsqdat.NewWriter(file, persistent{l.reg}, l.opts.Version, l.opts.Logger)
 	if file.Sync() == nil { // who wrote the file may have failed to; otherwise it is written again

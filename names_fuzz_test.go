@@ -5,6 +5,8 @@ import (
 
 	"github.com/nsqio/go-nsq"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
 // FuzzNotifyNames holds what Notify accepts against go-nsq's rule for names,
@@ -20,10 +22,11 @@ func FuzzNotifyNames(f *testing.F) {
 			return
 		}
 		require.NoError(t, err)
-		var c cursor
-		var b batch
-		loop.reg.attach(&c)
-		require.NoError(t, loop.reg.read(&c, chunkSize, everything, &b))
-		require.Equal(t, "REGISTER "+topic+" "+channel+"\n", b.text())
+		var c registry.Cursor
+		loop.reg.Attach(&c)
+		chunk, _, err := loop.reg.Read(&c, registry.ChunkSize, registry.Everything, nil)
+		require.NoError(t, err)
+		require.Len(t, chunk, 1)
+		require.Equal(t, []string{"REGISTER", topic, channel}, []string{chunk[0].Verb(), chunk[0].Topic(), chunk[0].Channel()})
 	})
 }

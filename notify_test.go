@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
 func TestEventsSayWhatHappened(t *testing.T) {
@@ -132,13 +134,13 @@ func TestNotifyAcceptsAllEventsOrNone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			loop := newLoop(t)
 			require.NoError(t, loop.Notify(has...))
-			before, seq := loop.Metadata(), loop.reg.seq
+			before, seq := loop.Metadata(), loop.reg.End()
 			err := loop.Notify(tt.events...)
 			if tt.want != nil {
 				require.ErrorIs(t, err, tt.want)
 				require.Len(t, faults(err), 1)
 				require.Equal(t, before, loop.Metadata())
-				require.Equal(t, seq, loop.reg.seq, "nothing moved")
+				require.Equal(t, seq, loop.reg.End(), "nothing moved")
 				return
 			}
 			require.NoError(t, err)
@@ -179,10 +181,10 @@ func TestRepeatedEventsChangeNothing(t *testing.T) {
 	loop := newLoop(t)
 	events := []Event{TopicCreated("a"), ChannelCreated("a", "x"), ChannelPaused("a", "x"), TopicPaused("a"), TopicDeleted("b"), ChannelDeleted("a", "y")}
 	require.NoError(t, loop.Notify(events...))
-	seq, version := loop.reg.seq, loop.reg.version
+	seq, version := loop.reg.End(), loop.reg.Version()
 	require.NoError(t, loop.Notify(events...))
-	require.Equal(t, seq, loop.reg.seq, "nothing to announce")
-	require.Equal(t, version, loop.reg.version, "nothing to write")
+	require.Equal(t, seq, loop.reg.End(), "nothing to announce")
+	require.Equal(t, version, loop.reg.Version(), "nothing to write")
 }
 
 // That goes for names that a lookupd still has to hear the deletion of, too.
@@ -190,7 +192,7 @@ func TestWhatIsMadeAgainIsNotPaused(t *testing.T) {
 	for _, lookupdLags := range []bool{false, true} {
 		loop := newLoop(t)
 		if lookupdLags {
-			loop.reg.attach(&cursor{})
+			loop.reg.Attach(&registry.Cursor{})
 		}
 		require.NoError(t, loop.Notify(TopicCreated("a"), TopicPaused("a"), ChannelCreated("a", "x"), ChannelPaused("a", "x")))
 		require.NoError(t, loop.Notify(TopicDeleted("a"), TopicCreated("a"), ChannelCreated("a", "x")))
@@ -380,42 +382,42 @@ func (b broker) apply(e Event) error {
 	switch {
 	case e == Event{}:
 		return errZeroEvent
-	case !valid(e.topic), isAboutChannel && !valid(e.channel):
+	case !valid(e.change.Topic), isAboutChannel && !valid(e.change.Channel):
 		return ErrInvalidName
 	}
-	topic := b[e.topic]
+	topic := b[e.change.Topic]
 	var known bool
 	if topic != nil {
-		_, known = topic.channels[e.channel]
+		_, known = topic.channels[e.change.Channel]
 	}
 	switch e {
-	case TopicCreated(e.topic):
+	case TopicCreated(e.change.Topic):
 		if topic == nil {
-			b[e.topic] = &brokerTopic{channels: make(map[string]bool)}
+			b[e.change.Topic] = &brokerTopic{channels: make(map[string]bool)}
 		}
-	case TopicDeleted(e.topic):
-		delete(b, e.topic)
-	case TopicPaused(e.topic), TopicUnpaused(e.topic):
+	case TopicDeleted(e.change.Topic):
+		delete(b, e.change.Topic)
+	case TopicPaused(e.change.Topic), TopicUnpaused(e.change.Topic):
 		if topic == nil {
 			return ErrUnknown
 		}
-		topic.paused = e == TopicPaused(e.topic)
-	case ChannelCreated(e.topic, e.channel):
+		topic.paused = e == TopicPaused(e.change.Topic)
+	case ChannelCreated(e.change.Topic, e.change.Channel):
 		if topic == nil {
 			return ErrUnknown
 		}
 		if !known {
-			topic.channels[e.channel] = false
+			topic.channels[e.change.Channel] = false
 		}
-	case ChannelDeleted(e.topic, e.channel):
+	case ChannelDeleted(e.change.Topic, e.change.Channel):
 		if known {
-			delete(topic.channels, e.channel)
+			delete(topic.channels, e.change.Channel)
 		}
 	default:
 		if !known {
 			return ErrUnknown
 		}
-		topic.channels[e.channel] = e == ChannelPaused(e.topic, e.channel)
+		topic.channels[e.change.Channel] = e == ChannelPaused(e.change.Topic, e.change.Channel)
 	}
 	return nil
 }
@@ -480,7 +482,7 @@ func TestNotifyAgreesWithABrokerThatAppliesEventsOneByOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		loop, truth := loopOf(), newBroker()
 		if rapid.Bool().Draw(t, "a lookupd lags") { // which keeps tombstones alive
-			loop.reg.attach(&cursor{})
+			loop.reg.Attach(&registry.Cursor{})
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(t *rapid.T) { truth.requireEqual(t, loop) },

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/lookuploop/lookuploop/internal/resolve"
 )
 
 // version is what a broker that doesn't name its own version shows.
@@ -259,7 +261,7 @@ func (o *Options) parseAddresses(addrs []string) ([]string, error) {
 	for _, addr := range addrs {
 		host, port, err := net.SplitHostPort(addr)
 		n, portErr := strconv.Atoi(port)
-		isName := o.ResolveInterval > 0 && isSRV(addr)
+		isName := o.ResolveInterval > 0 && resolve.IsSRV(addr)
 		switch {
 		case !isName && (err != nil || host == "" || portErr != nil || n < 1 || n > 65535):
 			errs = append(errs, fmt.Errorf("lookuploop: lookupd address %q: write host:port, with a port of 1..65535", addr))

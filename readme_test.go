@@ -33,6 +33,9 @@ func TestTestsThatTheDocumentationNamesExist(t *testing.T) {
 	tests := make(map[string]bool)
 	files, err := filepath.Glob("*_test.go")
 	require.NoError(t, err)
+	inside, err := filepath.Glob("internal/*/*_test.go")
+	require.NoError(t, err)
+	files = append(files, inside...)
 	internal, err := filepath.Glob("internal/*/*_test.go")
 	require.NoError(t, err)
 	for _, name := range append(files, internal...) {

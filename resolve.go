@@ -2,14 +2,12 @@ package lookuploop
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/lookuploop/lookuploop/internal/resolve"
 )
 
 // Resolver looks host names up; *net.Resolver is one. See Options.ResolveInterval.
@@ -17,9 +15,6 @@ type Resolver interface {
 	LookupHost(ctx context.Context, host string) ([]string, error)
 	LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
 }
-
-// resolveTimeout bounds one look-up of one name, an SRV name's hosts included.
-const resolveTimeout = 5 * time.Second
 
 // resolution is what is known of one configured address. It is replaced, never changed.
 type resolution struct {
@@ -59,7 +54,7 @@ func (l *Loop) targets() []target {
 	}
 	for _, name := range l.configured {
 		switch known := l.resolved[name]; {
-		case l.opts.ResolveInterval == 0 || isLiteral(name):
+		case l.opts.ResolveInterval == 0 || resolve.IsLiteral(name):
 			add(name, name, resolution{addresses: []string{name}})
 		case len(known.addresses) == 0:
 			add(name, name, known)
@@ -90,13 +85,13 @@ func (l *Loop) resolveNames(ctx context.Context) {
 
 func (l *Loop) resolveOnce(ctx context.Context) {
 	l.mu.Lock()
-	names := slices.DeleteFunc(slices.Clone(l.configured), isLiteral)
+	names := slices.DeleteFunc(slices.Clone(l.configured), resolve.IsLiteral)
 	l.mu.Unlock()
 
 	results := make([]resolution, len(names))
 	var lookups sync.WaitGroup
 	for i, name := range names {
-		lookups.Go(func() { results[i].addresses, results[i].err = l.resolve(ctx, name) })
+		lookups.Go(func() { results[i].addresses, results[i].err = resolve.Lookup(ctx, l.opts.Resolver, name) })
 	}
 	lookups.Wait()
 	if ctx.Err() != nil {
@@ -123,51 +118,4 @@ func (l *Loop) resolveOnce(ctx context.Context) {
 	for _, err := range news {
 		l.opts.Logger.Warn("lookupd address can't be resolved, what was known stays", "error", err)
 	}
-}
-
-// resolve looks one name up: host:port, or a SRV name such as _lookupd._tcp.example.com.
-func (l *Loop) resolve(ctx context.Context, name string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
-	type hostPort struct{ host, port string }
-	var hosts []hostPort
-	if isSRV(name) {
-		_, records, err := l.opts.Resolver.LookupSRV(ctx, "", "", name)
-		if err != nil {
-			return nil, fmt.Errorf("lookuploop: %s: resolve: %w", name, err)
-		}
-		for _, record := range records {
-			hosts = append(hosts, hostPort{record.Target, strconv.Itoa(int(record.Port))})
-		}
-	} else {
-		host, port, _ := net.SplitHostPort(name)
-		hosts = append(hosts, hostPort{host, port})
-	}
-	var addresses []string
-	for _, h := range hosts {
-		ips, err := l.opts.Resolver.LookupHost(ctx, h.host)
-		if err != nil {
-			return nil, fmt.Errorf("lookuploop: %s: resolve: %w", name, err)
-		}
-		for _, ip := range ips {
-			addresses = append(addresses, net.JoinHostPort(ip, h.port))
-		}
-	}
-	if len(addresses) == 0 {
-		return nil, fmt.Errorf("lookuploop: %s: resolve: %w", name, errors.New("the name has no addresses"))
-	}
-	slices.Sort(addresses)
-	return slices.Compact(addresses), nil
-}
-
-// isLiteral tells whether an address needs no look-up.
-func isLiteral(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	return err == nil && net.ParseIP(withoutZone(host)) != nil
-}
-
-// isSRV tells whether an address is a SRV name, which has no port.
-func isSRV(address string) bool {
-	service, rest, _ := strings.Cut(address, ".")
-	return strings.HasPrefix(service, "_") && strings.HasPrefix(rest, "_tcp.")
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
 // some is what a broker has before it declares something else.
@@ -113,14 +115,14 @@ func TestSetMetadataRejectsFaultsAndChangesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			loop := newLoop(t)
 			require.NoError(t, loop.SetMetadata(some()))
-			seq := loop.reg.seq
+			seq := loop.reg.End()
 			err := loop.SetMetadata(Metadata{Topics: []TopicMetadata{{Name: "good"}, tt.topic}})
 			require.ErrorContains(t, err, tt.want)
 			if tt.is != nil {
 				require.ErrorIs(t, err, tt.is)
 			}
 			require.Equal(t, some(), loop.Metadata())
-			require.Equal(t, seq, loop.reg.seq)
+			require.Equal(t, seq, loop.reg.End())
 		})
 	}
 }
@@ -140,16 +142,16 @@ func TestSetMetadataMakesItSo(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		loop := loopOf()
 		if rapid.Bool().Draw(t, "a lookupd lags") {
-			loop.reg.attach(&cursor{})
+			loop.reg.Attach(&registry.Cursor{})
 		}
 		for range rapid.IntRange(1, 6).Draw(t, "declarations") {
 			m := drawMetadata(t)
 			require.NoError(t, loop.SetMetadata(m))
 			requireTopics(t, m, loop)
-			seq, version := loop.reg.seq, loop.reg.version
+			seq, version := loop.reg.End(), loop.reg.Version()
 			require.NoError(t, loop.SetMetadata(m))
-			require.Equal(t, seq, loop.reg.seq)
-			require.Equal(t, version, loop.reg.version)
+			require.Equal(t, seq, loop.reg.End())
+			require.Equal(t, version, loop.reg.Version())
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -67,7 +68,7 @@ func (w *simWorld) converge() {
 		}
 		for w.refusing() > 0 {
 			time.Sleep(time.Second)
-			if time.Since(began) > 2*maxRetryDelay {
+			if time.Since(began) > 2*registry.MaxRetryDelay {
 				w.failf("refused for ever: %v", err)
 				return
 			}
@@ -217,10 +218,10 @@ func (w *simWorld) checkEnd() {
 	for _, i := range w.configured {
 		for name := range w.model.broker.names() {
 			topic, channel, isChannel := strings.Cut(name, " ")
-			if known := w.servers[i].Topics(); !isChannel && strings.HasSuffix(topic, ephemeralSuffix) && slices.Contains(known, topic) {
+			if known := w.servers[i].Topics(); !isChannel && strings.HasSuffix(topic, registry.EphemeralSuffix) && slices.Contains(known, topic) {
 				w.failf("lookupd %d keeps the ephemeral %s", i, name)
 			}
-			if known := w.servers[i].Channels(topic); strings.HasSuffix(channel, ephemeralSuffix) && slices.Contains(known, channel) {
+			if known := w.servers[i].Channels(topic); strings.HasSuffix(channel, registry.EphemeralSuffix) && slices.Contains(known, channel) {
 				w.failf("lookupd %d keeps the ephemeral %s", i, name)
 			}
 		}
@@ -236,7 +237,7 @@ func (w *simWorld) checkWrites() {
 			announced[write.conn] = make(map[string]bool)
 		}
 		known := announced[write.conn]
-		if len(write.lines) > chunkSize+2 { // a PING, and one entry over
+		if len(write.lines) > registry.ChunkSize+2 { // a PING, and one entry over
 			w.failf("%d commands in one write", len(write.lines))
 		}
 		for _, line := range write.lines {
@@ -254,7 +255,7 @@ func (w *simWorld) checkWrites() {
 					}
 				}
 				isNews := w.model.wasMissing(name, write.at) && w.model.wasDeleted(name, write.conn.dialed, write.at)
-				isTrue = isNews || strings.Contains(name, ephemeralSuffix) && w.isLeaving(write)
+				isTrue = isNews || strings.Contains(name, registry.EphemeralSuffix) && w.isLeaving(write)
 			}
 			if !isTrue {
 				w.failf("%s was written to %s %v after the beginning of the connection, and wasn't true", line, write.conn.address, write.at.Sub(write.conn.dialed))

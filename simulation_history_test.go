@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -55,7 +56,7 @@ func drawHistory(seed uint64) *simHistory {
 			bandwidth:  pick(r, 0, 0, 0, 20_000),
 			maxBackoff: pick(r, time.Second, 5*time.Second, 15*time.Second),
 			resync:     pick(r, 0, 0, 7*time.Second),
-			tombstones: pick(r, maxTombstones, maxTombstones, maxTombstones, 3),
+			tombstones: pick(r, registry.MaxTombstones, registry.MaxTombstones, registry.MaxTombstones, 3),
 			preload:    pick(r, 0, 3, 30),
 			refused:    pick(r, "", "a", "b x"),
 		},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -118,7 +119,7 @@ func (w *simWorld) start() {
 		panic(err)
 	}
 	loop.disk = w.disk
-	loop.reg.maxTombstones = w.history.setting.tombstones
+	loop.reg.LimitTombstones(w.history.setting.tombstones)
 	m, err := loop.LoadMetadata()
 	if errors.Is(err, errDiskFull) { // removing what the disk kept from being removed
 		w.disk.Order(nil)
@@ -135,7 +136,7 @@ func (w *simWorld) start() {
 	}
 
 	for name := range brokerOf(m).names() {
-		if strings.Contains(name, ephemeralSuffix) {
+		if strings.Contains(name, registry.EphemeralSuffix) {
 			w.failf("%q was persisted", name)
 		}
 	}

@@ -74,7 +74,7 @@ func (p *lookupPeer) transition(event peerEvent, after peerState) {
 func (p *lookupPeer) status() LookupdStatus {
 	s := p.state.Load()
 	from := p.origin.Load()
-	pending, refused := p.reg.view(&p.cursor)
+	pending, refused := p.reg.View(&p.cursor)
 	var lastHeartbeat time.Time
 	if at := p.lastHeartbeat.Load(); at > 0 {
 		lastHeartbeat = time.Unix(0, at)
@@ -87,7 +87,7 @@ func (p *lookupPeer) status() LookupdStatus {
 		Since:         s.since,
 		Info:          s.info,
 		Pending:       pending,
-		Refused:       refused,
+		Refused:       responseErrors(refused),
 		LastError:     s.lastError,
 		LastHeartbeat: lastHeartbeat,
 		RTT:           p.rtt.Load(),
@@ -116,3 +116,12 @@ func (b *backoff) next() time.Duration {
 
 // draw draws a pause below the limit as it is.
 func (b *backoff) draw() time.Duration { return rand.N(max(b.limit, b.min) + 1) }
+
+// responseErrors gives refusals of the registry their type back.
+func responseErrors(refusals []error) []*ResponseError {
+	var all []*ResponseError
+	for _, err := range refusals {
+		all = append(all, err.(*ResponseError))
+	}
+	return all
+}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nsqio/go-nsq"
 
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
@@ -42,7 +43,7 @@ func newHTTPClient(timeout time.Duration, maxResponseSize int) *http.Client {
 // ctx and Options.HTTPClient allow.
 func (l *Loop) TopicChannels(ctx context.Context, topic string) ([]string, error) {
 	if !nsq.IsValidTopicName(topic) {
-		return nil, fmt.Errorf("%w: topic %q: %s", ErrInvalidName, topic, nameRule)
+		return nil, fmt.Errorf("%w: topic %q: %s", ErrInvalidName, topic, registry.NameRule)
 	}
 	type answer struct {
 		channels []string
@@ -68,7 +69,7 @@ func (l *Loop) TopicChannels(ctx context.Context, topic string) ([]string, error
 		a := <-result
 		errs = append(errs, a.err)
 		for _, name := range a.channels {
-			if nsq.IsValidChannelName(name) && !strings.HasSuffix(name, ephemeralSuffix) {
+			if nsq.IsValidChannelName(name) && !strings.HasSuffix(name, registry.EphemeralSuffix) {
 				union[name] = true
 			}
 		}

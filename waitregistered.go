@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
 // WaitRegistered returns once n nsqlookupds (n <= 0: all that are configured)
@@ -18,53 +20,46 @@ import (
 // and why. It may be called from any goroutine but OnStateChange, also before
 // Run; once Run's context has ended it returns ErrClosed.
 func (l *Loop) WaitRegistered(ctx context.Context, n int) error {
-	ended := ctx.Done() // a nil context panics here, before any lock is held
-	r := l.reg
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	target := r.seq
-	r.waiters++
-	defer func() { r.waiters-- }()
+	ended := ctx.Done() // a nil context panics here
+	target := l.reg.End()
+	watch := l.reg.Watch()
+	defer watch.Stop()
 	for {
+		changed := watch.Changed()
 		if l.hasEnded() {
 			return ErrClosed
 		}
 		if done, err := l.isRegistered(target, n); done {
 			return err
 		}
-		changed := r.changed
-		r.mu.Unlock()
-		var err error
 		select {
 		case <-changed:
 		case <-l.ended:
 		case <-ended:
-			err = fmt.Errorf("lookuploop: not registered: %s: %w", l.missing(), ctx.Err())
-		}
-		r.mu.Lock()
-		if err != nil {
-			return err
+			return fmt.Errorf("lookuploop: not registered: %s: %w", l.missing(), ctx.Err())
 		}
 	}
 }
 
 // isRegistered tells whether the wait for n lookupds to acknowledge target is
-// over, and with what. It is called with the registry's mu held.
+// over, and with what.
 func (l *Loop) isRegistered(target uint64, n int) (bool, error) {
 	peers := l.lookupPeers()
 	if n <= 0 {
 		n = len(peers)
 	}
+	cursors := make([]*registry.Cursor, len(peers))
+	for i, p := range peers {
+		cursors[i] = &p.cursor
+	}
 	registered, refusing := 0, 0
 	var errs []error
-	for _, p := range peers {
-		switch refusals := p.cursor.refusals(target); {
-		case len(refusals) > 0:
+	for _, standing := range l.reg.Standing(cursors, target) {
+		switch {
+		case len(standing.Refusals) > 0:
 			refusing++
-			for _, err := range refusals {
-				errs = append(errs, err)
-			}
-		case p.cursor.connected && p.cursor.acked >= target:
+			errs = append(errs, standing.Refusals...)
+		case standing.Acknowledged:
 			registered++
 		}
 	}

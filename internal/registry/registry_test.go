@@ -1,11 +1,13 @@
-package lookuploop
+package registry
 
 import (
 	"flag"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -24,19 +26,19 @@ func TestRegistryConvergesAtEveryLookupd(t *testing.T) {
 		w := newRegistryWorld(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"":               func(t *rapid.T) { w.check(t) },
-			"create topic":   func(t *rapid.T) { w.change(TopicCreated(drawTopic(t))) },
-			"delete topic":   func(t *rapid.T) { w.change(TopicDeleted(drawTopic(t))) },
-			"create channel": func(t *rapid.T) { w.change(ChannelCreated(drawTopic(t), drawChannel(t))) },
-			"delete channel": func(t *rapid.T) { w.change(ChannelDeleted(drawTopic(t), drawChannel(t))) },
+			"create topic":   func(t *rapid.T) { w.change(Change{TopicCreated, drawTopic(t), ""}) },
+			"delete topic":   func(t *rapid.T) { w.change(Change{TopicDeleted, drawTopic(t), ""}) },
+			"create channel": func(t *rapid.T) { w.change(Change{ChannelCreated, drawTopic(t), drawChannel(t)}) },
+			"delete channel": func(t *rapid.T) { w.change(Change{ChannelDeleted, drawTopic(t), drawChannel(t)}) },
 			"flap channel": func(t *rapid.T) {
 				topic, channel := drawTopic(t), drawChannel(t)
-				w.change(ChannelDeleted(topic, channel))
-				w.change(ChannelCreated(topic, channel))
+				w.change(Change{ChannelDeleted, topic, channel})
+				w.change(Change{ChannelCreated, topic, channel})
 			},
 			"flap topic": func(t *rapid.T) {
 				topic := drawTopic(t)
-				w.change(TopicDeleted(topic))
-				w.change(TopicCreated(topic))
+				w.change(Change{TopicDeleted, topic, ""})
+				w.change(Change{TopicCreated, topic, ""})
 			},
 			"declare": func(t *rapid.T) { w.declare(t) },
 			"connect": func(t *rapid.T) { w.drawPeer(t).connect() },
@@ -75,7 +77,7 @@ func drawChannel(t *rapid.T) string {
 
 // registryWorld is a registry, what should be in it, and lookupds that learn from it.
 type registryWorld struct {
-	reg   *registry
+	reg   *Registry
 	truth map[string]bool // "topic" and "topic channel"
 	peers []*modelPeer
 
@@ -86,20 +88,20 @@ type registryWorld struct {
 // and what lookupd made of those that arrived.
 type modelPeer struct {
 	*registryWorld
-	cursor  cursor
-	caution caution
+	cursor  Cursor
+	caution Caution
 	isUp    bool // the connection; the registry may have detached the cursor meanwhile
 
-	arriving []command // sent, not yet seen by lookupd
-	answers  []command // answered by lookupd, answer not yet seen
+	arriving []Command // sent, not yet seen by lookupd
+	answers  []Command // answered by lookupd, answer not yet seen
 	known    map[string]bool
 	before   uint64 // what was deleted up to here is no business of this pass
 	refuses  string // a name, as in truth
 }
 
 func newRegistryWorld(t *rapid.T) *registryWorld {
-	w := &registryWorld{reg: newRegistry(), truth: make(map[string]bool)}
-	w.reg.maxTombstones = rapid.SampledFrom([]int{maxTombstones, 2, 3, 4, 5}).Draw(t, "maxTombstones")
+	w := &registryWorld{reg: New(), truth: make(map[string]bool)}
+	w.reg.maxTombstones = rapid.SampledFrom([]int{MaxTombstones, 2, 3, 4, 5}).Draw(t, "maxTombstones")
 	for range rapid.IntRange(1, 3).Draw(t, "lookupds") {
 		w.peers = append(w.peers, &modelPeer{registryWorld: w})
 	}
@@ -111,21 +113,18 @@ func (w *registryWorld) drawPeer(t *rapid.T) *modelPeer {
 }
 
 // change applies an event where it is allowed, to the registry and to the truth.
-func (w *registryWorld) change(e Event) {
-	w.reg.mu.Lock()
-	defer w.reg.mu.Unlock()
-	if w.reg.check([]Event{e}) != nil {
+func (w *registryWorld) change(c Change) {
+	if _, err := w.reg.Apply([]Change{c}); err != nil {
 		return
 	}
-	w.reg.apply(e)
-	switch name := e.topic + " " + e.channel; e.kind {
-	case topicCreated:
-		w.truth[e.topic] = true
-	case topicDeleted:
-		forget(w.truth, e.topic)
-	case channelCreated:
+	switch name := c.Topic + " " + c.Channel; c.Kind {
+	case TopicCreated:
+		w.truth[c.Topic] = true
+	case TopicDeleted:
+		forget(w.truth, c.Topic)
+	case ChannelCreated:
 		w.truth[name] = true
-	case channelDeleted:
+	case ChannelDeleted:
 		delete(w.truth, name)
 	}
 }
@@ -141,25 +140,22 @@ func topicOf(name string) string {
 }
 
 func (w *registryWorld) declare(t *rapid.T) {
-	var m Metadata
+	var items []Item
 	clear(w.truth)
 	for _, topic := range []string{"a", "b"} {
 		if !rapid.Bool().Draw(t, topic) {
 			continue
 		}
 		w.truth[topic] = true
-		tm := TopicMetadata{Name: topic, Paused: rapid.Bool().Draw(t, "paused")}
+		items = append(items, Item{Topic: topic, Paused: rapid.Bool().Draw(t, "paused")})
 		for _, channel := range []string{"x", "y"} {
 			if rapid.Bool().Draw(t, channel) {
 				w.truth[topic+" "+channel] = true
-				tm.Channels = append(tm.Channels, ChannelMetadata{Name: channel})
+				items = append(items, Item{Topic: topic, Channel: channel})
 			}
 		}
-		m.Topics = append(m.Topics, tm)
 	}
-	w.reg.mu.Lock()
-	defer w.reg.mu.Unlock()
-	w.reg.declare(m)
+	w.reg.Declare(slices.Values(items))
 }
 
 func (p *modelPeer) connect() {
@@ -167,7 +163,7 @@ func (p *modelPeer) connect() {
 		p.isUp = true
 		p.arriving, p.answers, p.known = nil, nil, make(map[string]bool)
 		p.before = p.reg.seq
-		p.reg.attach(&p.cursor)
+		p.reg.Attach(&p.cursor)
 	}
 }
 
@@ -177,41 +173,40 @@ func (p *modelPeer) read(t *rapid.T, room int) {
 	if !p.isUp {
 		return
 	}
-	var b batch
-	limit, upTo := p.caution.limits(p.reg, &p.cursor, len(p.arriving)+len(p.answers), room)
-	err := p.reg.read(&p.cursor, limit, upTo, &b)
+	limit, upTo := p.caution.Limits(p.reg, &p.cursor, len(p.arriving)+len(p.answers), room)
+	chunk, progress, err := p.reg.Read(&p.cursor, limit, upTo, nil)
 	if !p.cursor.connected {
-		require.Equal(t, errLagged, err)
+		require.Equal(t, ErrLagged, err)
 		p.lose()
-		p.caution = caution{} // no refusal got lost
+		p.caution = Caution{} // no refusal got lost
 		return
 	}
 	require.NoError(t, err)
-	p.caution.spend(upTo, len(b.commands))
-	require.LessOrEqual(t, len(b.commands), limit+1)
-	p.send(t, &b)
+	p.caution.Spend(upTo, len(chunk))
+	require.LessOrEqual(t, len(chunk), limit+1)
+	require.True(t, progress || len(chunk) == 0)
+	p.send(t, chunk)
 }
 
-func (p *modelPeer) send(t *rapid.T, b *batch) {
-	lines := strings.Split(b.text(), "\n")
+func (p *modelPeer) send(t *rapid.T, chunk []Command) {
 	said := make(map[string]bool)
-	for i, c := range b.commands {
+	for _, c := range chunk {
 		name := commandName(c)
-		require.Equal(t, c.verb.String()+" "+name, lines[i])
-		require.Equal(t, c.verb == register, p.truth[name], "%s was not true when it was read", lines[i])
-		if c.verb == register {
-			require.True(t, p.truth[c.topicName()], lines[i])
-			require.False(t, said[name], "%s was said before in this chunk", lines[i])
-			said[c.topicName()], said[name] = true, true
+		line := c.Verb() + " " + name
+		require.Equal(t, !c.unregister, p.truth[name], "%s was not true when it was read", line)
+		if !c.unregister {
+			require.True(t, p.truth[c.Topic()], line)
+			require.False(t, said[name], "%s was said before in this chunk", line)
+			said[c.Topic()], said[name] = true, true
 		} else {
-			require.Greater(t, max(c.topicSeq, c.channelSeq), p.before, "%s is from before", lines[i])
-			require.Nil(t, p.cursor.refused[c.subject()], "lookupd has never known what %s is about", lines[i])
+			require.Greater(t, c.seq, p.before, "%s is from before", line)
+			require.Nil(t, p.cursor.refused[c.subject], "lookupd has never known what %s is about", line)
 		}
 	}
-	p.arriving = append(p.arriving, b.commands...)
+	p.arriving = append(p.arriving, chunk...)
 }
 
-func commandName(c command) string { return strings.TrimSpace(c.topicName() + " " + c.channelName()) }
+func commandName(c Command) string { return strings.TrimSpace(c.Topic() + " " + c.Channel()) }
 
 // serve lets lookupd process n commands. It closes at a refusal, which gets
 // through or is lost, along with the answers before it.
@@ -219,19 +214,15 @@ func (p *modelPeer) serve(t *rapid.T, n int) {
 	for range min(n, len(p.arriving)) {
 		c := p.arriving[0]
 		p.arriving = p.arriving[1:]
-		if name := commandName(c); p.refuses != "" && (name == p.refuses || c.topicName() == p.refuses) {
+		if name := commandName(c); p.refuses != "" && (name == p.refuses || c.Topic() == p.refuses) {
 			if len(p.arriving) > 0 && (p.settling || rapid.Bool().Draw(t, "refusal is lost")) {
 				p.lose()
 				return
 			}
 			p.answer(len(p.answers))
 			p.lose()
-			code := codeBadTopic
-			if strings.Contains(p.refuses, " ") {
-				code = codeBadChannel
-			}
-			p.reg.refuse(&p.cursor, refusalOf(c, code+" not valid"), 0)
-			p.caution = caution{}
+			p.reg.Refuse(&p.cursor, c, !strings.Contains(p.refuses, " "), refusalOf(p.refuses), time.Time{}, 0)
+			p.caution = Caution{}
 			return
 		}
 		p.process(t, c)
@@ -240,13 +231,13 @@ func (p *modelPeer) serve(t *rapid.T, n int) {
 }
 
 // process is what nsqlookupd does.
-func (p *modelPeer) process(t *rapid.T, c command) {
+func (p *modelPeer) process(t *rapid.T, c Command) {
 	name := commandName(c)
 	switch {
-	case c.verb == register:
-		p.known[c.topicName()] = true
+	case !c.unregister:
+		p.known[c.Topic()] = true
 		p.known[name] = true
-	case c.channel != nil:
+	case c.Channel() != "":
 		delete(p.known, name)
 	default:
 		for known := range p.known {
@@ -260,7 +251,7 @@ func (p *modelPeer) process(t *rapid.T, c command) {
 func (p *modelPeer) answer(n int) {
 	n = min(n, len(p.answers))
 	if n > 0 {
-		p.reg.acknowledge(&p.cursor, n, p.answers[n-1])
+		p.reg.Acknowledge(&p.cursor, n, p.answers[n-1])
 		p.answers = p.answers[n:]
 	}
 }
@@ -269,17 +260,17 @@ func (p *modelPeer) answer(n int) {
 func (p *modelPeer) lose() {
 	if p.isUp {
 		p.isUp = false
-		acked, unanswered := p.reg.release(&p.cursor)
+		acked, unanswered := p.reg.Release(&p.cursor)
 		p.arriving, p.answers = nil, nil
-		p.caution = caution{}
+		p.caution = Caution{}
 		if unanswered > 0 {
-			p.caution = newCaution(acked, unanswered)
+			p.caution = NewCaution(acked, unanswered)
 		}
 	}
 }
 
 func (p *modelPeer) resync() {
-	if p.reg.resync(&p.cursor) {
+	if p.reg.Resync(&p.cursor) {
 		p.before = p.reg.seq
 	}
 }
@@ -288,10 +279,9 @@ func (p *modelPeer) retry(t *rapid.T) {
 	if len(p.arriving)+len(p.answers) > 0 {
 		return
 	}
-	var b batch
-	p.reg.retry(&p.cursor, &b)
-	require.LessOrEqual(t, len(b.commands), 1)
-	p.send(t, &b)
+	chunk, _ := p.reg.Retry(&p.cursor, time.Time{}, nil)
+	require.LessOrEqual(t, len(chunk), 1)
+	p.send(t, chunk)
 }
 
 // check holds the registry against the truth, and each cursor's claims against
@@ -374,7 +364,7 @@ func (p *modelPeer) check(t *rapid.T) {
 	}
 }
 
-// settle ends all faults and lets everybody learn everything.
+// settle ends all faults and lets everybody learn Everything.
 func (w *registryWorld) settle(t *rapid.T) {
 	w.settling = true
 	for _, p := range w.peers {
@@ -389,17 +379,17 @@ func (w *registryWorld) settle(t *rapid.T) {
 				break
 			}
 		}
-		refused := p.cursor.refusals(everything)
+		refused := p.cursor.refusals(Everything)
 		if p.refuses == "" {
 			p.accept(t)
 			refused = nil
 		}
 		want := maps.Clone(w.truth)
 		for _, err := range refused {
-			if err.Code == codeBadTopic {
-				forget(want, err.Topic)
+			if name := err.Error(); strings.Contains(name, " ") {
+				delete(want, name)
 			} else {
-				delete(want, err.Topic+" "+err.Channel)
+				forget(want, name)
 			}
 		}
 		require.Equal(t, want, p.known)
@@ -412,7 +402,7 @@ func (w *registryWorld) settle(t *rapid.T) {
 
 // accept lets lookupd take back its refusals, one retry after another.
 func (p *modelPeer) accept(t *rapid.T) {
-	for step := 0; len(p.cursor.refusals(everything)) > 0 || p.reg.pending(&p.cursor) > 0 || p.cursor.read != p.reg.seq; step++ {
+	for step := 0; len(p.cursor.refusals(Everything)) > 0 || p.reg.pending(&p.cursor) > 0 || p.cursor.read != p.reg.seq; step++ {
 		require.Less(t, step, 10_000, "it never ends")
 		p.retry(t)
 		p.serve(t, 2)
@@ -424,23 +414,41 @@ func (p *modelPeer) accept(t *rapid.T) {
 	p.answer(len(p.answers))
 }
 
+// refusalOf is the error of a lookupd that refuses the name.
+type refusalOf string
+
+func (r refusalOf) Error() string { return string(r) }
+
+// mustRead reads a chunk and returns its lines.
+func mustRead(t require.TestingT, r *Registry, c *Cursor, limit int) string {
+	chunk, _, err := r.Read(c, limit, Everything, nil)
+	require.NoError(t, err)
+	return lines(chunk)
+}
+
+func lines(chunk []Command) string {
+	var b strings.Builder
+	for _, c := range chunk {
+		b.WriteString(c.Verb() + " " + commandName(c) + "\n")
+	}
+	return b.String()
+}
+
 // TestChunkDoesNotPartTopicAndChannel is about a topic at the last place of a
 // chunk: it takes one channel right behind it along, and no more.
 func TestChunkDoesNotPartTopicAndChannel(t *testing.T) {
-	r := newRegistry()
-	for _, e := range []Event{
-		TopicCreated("users"), TopicCreated("orders"), ChannelCreated("orders", "mail"), ChannelCreated("orders", "sms"),
-		TopicCreated("bills"), ChannelCreated("users", "mail"), TopicCreated("empty"),
+	r := New()
+	for _, c := range []Change{
+		{TopicCreated, "users", ""}, {TopicCreated, "orders", ""}, {ChannelCreated, "orders", "mail"}, {ChannelCreated, "orders", "sms"},
+		{TopicCreated, "bills", ""}, {ChannelCreated, "users", "mail"}, {TopicCreated, "empty", ""},
 	} {
-		r.apply(e)
+		r.apply(c)
 	}
-	var c cursor
-	r.attach(&c)
+	var cursor Cursor
+	r.Attach(&cursor)
 	var chunks []string
-	for c.read < r.seq {
-		var b batch
-		require.NoError(t, r.read(&c, 2, everything, &b))
-		chunks = append(chunks, b.text())
+	for cursor.read < r.seq {
+		chunks = append(chunks, mustRead(t, r, &cursor, 2))
 	}
 	require.Equal(t, []string{
 		"REGISTER users\nREGISTER orders mail\n",
@@ -453,24 +461,24 @@ func TestChunkDoesNotPartTopicAndChannel(t *testing.T) {
 // deletion.
 func TestOnlyTheLookupdThatLagsIsDetached(t *testing.T) {
 	for _, lagging := range []int{0, 1} {
-		r := newRegistry()
+		r := New()
 		r.maxTombstones = 3
-		var cursors [2]cursor
-		var b batch
+		var cursors [2]Cursor
 		for i := range cursors {
-			r.attach(&cursors[i])
+			r.Attach(&cursors[i])
 		}
 		for i := range r.maxTombstones + 1 {
 			require.False(t, cursors[lagging].lagged)
 			topic := fmt.Sprint("topic", i)
-			r.apply(TopicCreated(topic))
-			r.apply(TopicDeleted(topic))
+			r.apply(Change{TopicCreated, topic, ""})
+			r.apply(Change{TopicDeleted, topic, ""})
 			if i < r.maxTombstones {
-				require.NoError(t, r.read(&cursors[1-lagging], chunkSize, everything, &b))
+				mustRead(t, r, &cursors[1-lagging], ChunkSize)
 			}
 		}
-		require.ErrorIs(t, r.read(&cursors[lagging], chunkSize, everything, &b), errLagged)
-		require.NoError(t, r.read(&cursors[1-lagging], chunkSize, everything, &b))
+		_, _, err := r.Read(&cursors[lagging], ChunkSize, Everything, nil)
+		require.ErrorIs(t, err, ErrLagged)
+		mustRead(t, r, &cursors[1-lagging], ChunkSize)
 		require.Zero(t, r.numTombstones, "nobody needs them any more")
 	}
 }
@@ -478,28 +486,68 @@ func TestOnlyTheLookupdThatLagsIsDetached(t *testing.T) {
 // TestAnswerToADetachedLookupdChangesNothing is about one that was detached for
 // lagging while a refused name was being tried, and then accepts that.
 func TestAnswerToADetachedLookupdChangesNothing(t *testing.T) {
-	r := newRegistry()
+	r := New()
 	r.maxTombstones = 1
-	r.apply(TopicCreated("bad"))
-	var c cursor
-	var b batch
-	r.attach(&c)
-	require.NoError(t, r.read(&c, chunkSize, everything, &b))
-	require.True(t, r.refuse(&c, &refusedError{&ResponseError{Code: codeBadTopic}, b.commands[0]}, 0))
-	r.release(&c)
+	r.apply(Change{TopicCreated, "bad", ""})
+	var c Cursor
+	r.Attach(&c)
+	chunk, _, err := r.Read(&c, ChunkSize, Everything, nil)
+	require.NoError(t, err)
+	require.True(t, r.Refuse(&c, chunk[0], true, refusalOf("bad"), time.Time{}, 0))
+	r.Release(&c)
 
-	r.attach(&c)
-	b.reset()
-	require.NoError(t, r.read(&c, chunkSize, everything, &b))
-	require.Zero(t, r.retry(&c, &b))
-	require.Len(t, b.commands, 1)
+	r.Attach(&c)
+	require.Empty(t, mustRead(t, r, &c, ChunkSize))
+	chunk, again := r.Retry(&c, time.Time{}, nil)
+	require.Zero(t, again)
+	require.Len(t, chunk, 1)
 	for _, topic := range []string{"first", "second"} {
-		r.apply(TopicCreated(topic))
-		r.apply(TopicDeleted(topic))
+		r.apply(Change{TopicCreated, topic, ""})
+		r.apply(Change{TopicDeleted, topic, ""})
 	}
 	require.True(t, c.lagged)
 	acked := c.acked
-	r.acknowledge(&c, 1, b.commands[0])
+	r.Acknowledge(&c, 1, chunk[0])
 	require.Equal(t, acked, c.acked)
 	require.Len(t, c.refused, 1)
+}
+
+// TestDeletingAndCreatingDoesNotGrow: however often a name comes and goes, it
+// has one entry, and no other is left behind: neither when all lookupds follow
+// nor when one is stuck.
+func TestDeletingAndCreatingDoesNotGrow(t *testing.T) {
+	r := New()
+	create := []Change{{TopicCreated, "orders", ""}, {ChannelCreated, "orders", "archive"}}
+	_, err := r.Apply(create)
+	require.NoError(t, err)
+	var stuck Cursor
+	for _, attach := range []func(){func() {}, func() { r.Attach(&stuck) }} {
+		attach()
+		for range 10_000 {
+			_, err := r.Apply([]Change{{ChannelDeleted, "orders", "archive"}, {TopicDeleted, "orders", ""}})
+			require.NoError(t, err)
+			_, err = r.Apply(create)
+			require.NoError(t, err)
+		}
+		require.Equal(t, len(create), r.size)
+		require.Len(t, r.entries, r.size)
+		require.Zero(t, r.numTombstones)
+	}
+	require.False(t, stuck.lagged)
+}
+
+// TestFarewellBeforeAnythingWasSent is about a lookupd that is left as soon as
+// it identified itself.
+func TestFarewellBeforeAnythingWasSent(t *testing.T) {
+	r := New()
+	r.create(key{name: "live#ephemeral"})
+	var c Cursor
+	var out []Command
+	r.Attach(&c)
+	for more := true; more; {
+		out, more = r.Farewell(&c, out)
+	}
+	require.Equal(t, "UNREGISTER live#ephemeral\n", lines(out))
+	r.Release(&c)
+	require.Same(t, r.log.next, r.log.prev, "the one entry is alone in the log")
 }

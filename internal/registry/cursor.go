@@ -1,4 +1,4 @@
-package lookuploop
+package registry
 
 import (
 	"errors"
@@ -7,15 +7,19 @@ import (
 )
 
 const (
-	chunkSize     = 256    // entries read under one lock
-	maxTombstones = 10_000 // what a registry's maxTombstones is outside of tests
+	// ChunkSize is how many entries are read under one lock.
+	ChunkSize = 256
+
+	// MaxTombstones is how many deletions a lookupd may lag.
+	MaxTombstones = 10_000
 )
 
-var errLagged = errors.New("lookuploop: too many deletions behind, starting over")
+// ErrLagged: a lookupd has so many deletions to hear of that it starts over.
+var ErrLagged = errors.New("lookuploop: too many deletions behind, starting over")
 
-// cursor is the place of one lookupd in the registry's log. Everything in it
-// is guarded by the registry's mu.
-type cursor struct {
+// Cursor is the place of one lookupd in the registry's log. The zero Cursor is
+// one that never connected. Everything in it is guarded by the registry's mu.
+type Cursor struct {
 	connected bool
 	lagged    bool // detached by the registry, see collect
 
@@ -36,22 +40,22 @@ type cursor struct {
 	leaving int                 // passes of the farewell begun
 }
 
-// attach puts the cursor of a lookupd that just identified itself to the
+// Attach puts the cursor of a lookupd that just identified itself to the
 // beginning of the log, and pins what gets deleted from now on.
-func (r *registry) attach(c *cursor) {
+func (r *Registry) Attach(c *Cursor) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c.forgetDropped()
-	*c = cursor{connected: true, refused: c.refused, skip: r.seq, goal: r.seq, unread: r.size}
+	*c = Cursor{connected: true, refused: c.refused, skip: r.seq, goal: r.seq, unread: r.size}
 	c.marker.marker = true
 	c.marker.linkBefore(r.log.next)
 	r.connected = append(r.connected, c)
 	r.signal()
 }
 
-// release takes the cursor out of the log when the connection ended. It tells
+// Release takes the cursor out of the log when the connection ended. It tells
 // what was acknowledged, and how many commands behind that were not answered.
-func (r *registry) release(c *cursor) (acked uint64, unanswered int) {
+func (r *Registry) Release(c *Cursor) (acked uint64, unanswered int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if c.connected {
@@ -62,33 +66,34 @@ func (r *registry) release(c *cursor) (acked uint64, unanswered int) {
 	return c.acked, int(c.sent - c.answered)
 }
 
-func (r *registry) detach(c *cursor) {
+func (r *Registry) detach(c *Cursor) {
 	c.connected = false
 	c.marker.unlink()
-	r.connected = slices.DeleteFunc(r.connected, func(other *cursor) bool { return other == c })
+	r.connected = slices.DeleteFunc(r.connected, func(other *Cursor) bool { return other == c })
 }
 
 // wasRead tells whether e, at its place, has been read on this connection.
-func (c *cursor) wasRead(e *entry) bool { return e.seq <= max(c.read, c.known) }
+func (c *Cursor) wasRead(e *entry) bool { return e.seq <= max(c.read, c.known) }
 
 // passed is the place up to which tombstones mean nothing to this lookupd any more.
-func (c *cursor) passed() uint64 { return max(c.read, c.skip) }
+func (c *Cursor) passed() uint64 { return max(c.read, c.skip) }
 
-// read adds what the next entries of the log, limit at most and none beyond
-// upTo, have to say to b. It reads and encodes under one lock, so that what is
-// sent was true when it was read.
-func (r *registry) read(c *cursor, limit int, upTo uint64, b *batch) error {
+// Read appends what the next entries of the log, limit at most and none beyond
+// upTo, have to say to out. All of it is fixed under one lock, so that what is
+// sent was true when it was read. A chunk that says nothing is progress too: the
+// next one may say something.
+func (r *Registry) Read(c *Cursor, limit int, upTo uint64, out []Command) (_ []Command, progress bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if c.lagged {
-		return errLagged
+		return out, false, ErrLagged
 	}
 	if c.read == r.seq || c.read >= upTo || limit <= 0 || c.tried != nil {
-		return nil
+		return out, false, nil
 	}
 
 	end := r.chunkEnd(c, limit, upTo)
-	first := len(b.commands)
+	first := len(out)
 	for e := c.marker.next; e != end; e = e.next {
 		if e.marker {
 			continue
@@ -99,11 +104,11 @@ func (r *registry) read(c *cursor, limit int, upTo uint64, b *batch) error {
 		}
 		c.read = e.seq
 		if cmd, ok := r.say(c, e); ok {
-			b.add(cmd)
+			out = append(out, cmd)
 			c.sent++
 		}
-		if last := len(b.commands) - 1; last >= first {
-			b.commands[last].ackTo, b.commands[last].reads = c.read, c.reads
+		if last := len(out) - 1; last >= first {
+			out[last].ackTo, out[last].reads = c.read, c.reads
 		}
 	}
 	c.marker.unlink()
@@ -115,19 +120,19 @@ func (r *registry) read(c *cursor, limit int, upTo uint64, b *batch) error {
 	} else if end.seq > upTo {
 		c.read = upTo
 	}
-	if last := len(b.commands) - 1; last >= first {
-		b.commands[last].ackTo = c.read
+	if last := len(out) - 1; last >= first {
+		out[last].ackTo = c.read
 	}
 	r.settle(c)
 	r.collect()
-	return nil
+	return out, true, nil
 }
 
 // chunkEnd finds the entry behind the next chunk, and which channels in it
 // announce their topic: REGISTER topic channel announces both, so it goes at
 // the topic's place when such a channel follows in the same chunk. A chunk
 // runs one entry over rather than part the two.
-func (r *registry) chunkEnd(c *cursor, limit int, upTo uint64) *entry {
+func (r *Registry) chunkEnd(c *Cursor, limit int, upTo uint64) *entry {
 	if c.pairs == nil {
 		c.pairs = make(map[*entry]*entry)
 	}
@@ -155,30 +160,30 @@ func (r *registry) chunkEnd(c *cursor, limit int, upTo uint64) *entry {
 }
 
 // say returns the command that e's state calls for, if any.
-func (r *registry) say(c *cursor, e *entry) (command, bool) {
+func (r *Registry) say(c *Cursor, e *entry) (Command, bool) {
 	switch {
 	case c.isRefused(e):
-		return command{}, false
+		return Command{}, false
 	case e.deleted:
-		return commandFor(unregister, e), e.seq > c.skip
+		return newCommand(true, e), e.seq > c.skip
 	}
 	delete(c.refused, e) // it was made again: this time it may pass
 	if channel := c.pairs[e]; channel != nil {
-		return commandFor(register, channel), true
+		return newCommand(false, channel), true
 	}
-	return commandFor(register, e), c.pairs[e.parent] != e
+	return newCommand(false, e), c.pairs[e.parent] != e
 }
 
 // settle acknowledges what needed no answer, once no answer is awaited.
-func (r *registry) settle(c *cursor) {
+func (r *Registry) settle(c *Cursor) {
 	if c.answered == c.sent {
 		c.acked, c.settled = max(c.acked, c.read), c.reads
 		r.signal()
 	}
 }
 
-// acknowledge notes the good answers to n commands from the log, of which last was the last.
-func (r *registry) acknowledge(c *cursor, n int, last command) {
+// Acknowledge notes the good answers to n commands, of which last was the last.
+func (r *Registry) Acknowledge(c *Cursor, n int, last Command) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !c.connected {
@@ -194,17 +199,17 @@ func (r *registry) acknowledge(c *cursor, n int, last command) {
 	r.signal()
 }
 
-// inSync tells whether lookupd has acknowledged all that there was when the
+// InSync tells whether lookupd has acknowledged all that there was when the
 // connection came up.
-func (r *registry) inSync(c *cursor) bool {
+func (r *Registry) InSync(c *Cursor) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return c.connected && c.acked >= c.goal
 }
 
-// resync puts the cursor back to the beginning, provided it is at the end. The
+// Resync puts the cursor back to the beginning, provided it is at the end. The
 // deletions before it have been sent.
-func (r *registry) resync(c *cursor) bool {
+func (r *Registry) Resync(c *Cursor) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !c.connected || c.read != r.seq {
@@ -214,21 +219,21 @@ func (r *registry) resync(c *cursor) bool {
 	return true
 }
 
-func (r *registry) rewind(c *cursor) {
+func (r *Registry) rewind(c *Cursor) {
 	c.skip, c.known, c.read = c.read, c.read, 0
 	c.marker.unlink()
 	c.marker.linkBefore(r.log.next)
 }
 
-// farewell adds a chunk of what is said before an orderly end of the
-// connection to b: UNREGISTER for each ephemeral name, because nsqlookupd
+// Farewell appends a chunk of what is said before an orderly end of the
+// connection to out: UNREGISTER for each ephemeral name, because nsqlookupd
 // would keep the name otherwise. Channels go before topics, in two passes
-// over the log. It returns false when all was said.
-func (r *registry) farewell(c *cursor, b *batch) bool {
+// over the log. It returns more false when all was said.
+func (r *Registry) Farewell(c *Cursor, out []Command) (_ []Command, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !c.connected || r.ephemerals == 0 {
-		return false
+		return out, false
 	}
 	e := c.marker.next
 	c.marker.unlink()
@@ -236,7 +241,7 @@ func (r *registry) farewell(c *cursor, b *batch) bool {
 		e = r.log.next
 		c.leaving = 1
 	}
-	for n := 0; n < chunkSize && c.leaving <= 2; e = e.next {
+	for n := 0; n < ChunkSize && c.leaving <= 2; e = e.next {
 		switch isChannel := e.parent != nil; {
 		case e == &r.log:
 			c.leaving++
@@ -245,36 +250,36 @@ func (r *registry) farewell(c *cursor, b *batch) bool {
 			n++
 			isUnknown := c.isRefused(e) && e != c.tried // lookupd may be about to accept that
 			if e.ephemeral && isChannel == (c.leaving == 1) && !isUnknown {
-				b.add(commandFor(unregister, e))
+				out = append(out, newCommand(true, e))
 				c.sent++
 			}
 		}
 	}
 	c.marker.linkBefore(e)
-	return c.leaving <= 2
+	return out, c.leaving <= 2
 }
 
 // hasRead tells whether the log was read up to the given place.
-func (r *registry) hasRead(c *cursor, place uint64) bool {
+func (r *Registry) hasRead(c *Cursor, place uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return c.read >= place
 }
 
-// view returns what a lookupd's status shows of its cursor.
-func (r *registry) view(c *cursor) (pending int, refused []*ResponseError) {
+// View returns what a lookupd's status shows of its cursor.
+func (r *Registry) View(c *Cursor) (pending int, refused []error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.pending(c), c.refusals(everything)
+	return r.pending(c), c.refusals(Everything)
 }
 
 // pending is the number of changes that lookupd has not acknowledged.
-func (r *registry) pending(c *cursor) int {
+func (r *Registry) pending(c *Cursor) int {
 	if !c.connected {
 		return r.topics + r.channels
 	}
 	return c.unread + int(c.reads-c.settled)
 }
 
-// everything as the limit upTo of read.
-const everything = math.MaxUint64
+// Everything as the limit upTo of Read.
+const Everything = math.MaxUint64

@@ -1,12 +1,11 @@
-package lookuploop
+package registry
 
 import (
-	"slices"
 	"strings"
 	"sync"
 )
 
-// registry is what the broker has, as a compacted log. Each topic and each
+// Registry is what the broker has, as a compacted log. Each topic and each
 // channel has one entry in it, at the place of its last creation or deletion;
 // that change moves it to the end, pausing doesn't. A deleted one stays as a
 // tombstone until every connected lookupd has passed it. A lookupd is a
@@ -14,7 +13,7 @@ import (
 // resync are all "send what lies after my cursor".
 //
 // Everything here is guarded by mu, which is never held across I/O.
-type registry struct {
+type Registry struct {
 	mu      sync.Mutex
 	entries map[key]*entry
 	log     entry  // the log is a ring of entries and cursors' markers; log is where it begins and ends
@@ -30,9 +29,9 @@ type registry struct {
 	ephemerals       int    // entries, tombstones among them, that are ephemeral
 	version          uint64 // raised by each change of what belongs into nsqd.dat
 
-	scratch map[Event]fate // of check, empty between its calls
+	scratch map[Change]fate // of check, empty between its calls
 
-	connected []*cursor
+	connected []*Cursor
 	waiters   int
 	changed   chan struct{} // closed when a waiter should look again
 }
@@ -61,22 +60,33 @@ type entry struct {
 	ephemeral bool // it or its topic
 }
 
-const ephemeralSuffix = "#ephemeral"
+// EphemeralSuffix ends the name of a topic or channel that is not to outlive
+// its use.
+const EphemeralSuffix = "#ephemeral"
 
-func newRegistry() *registry {
-	r := &registry{entries: make(map[key]*entry), maxTombstones: maxTombstones, changed: make(chan struct{})}
+// New returns an empty registry.
+func New() *Registry {
+	r := &Registry{entries: make(map[key]*entry), maxTombstones: MaxTombstones, changed: make(chan struct{})}
 	r.log.prev, r.log.next = &r.log, &r.log
 	r.tombstones.prevTombstone, r.tombstones.nextTombstone = &r.tombstones, &r.tombstones
 	return r
 }
 
+// LimitTombstones sets how many deletions a lookupd may lag. The standard serves
+// but for tests.
+func (r *Registry) LimitTombstones(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.maxTombstones = n
+}
+
 // The following are called with mu held.
 
 // topic returns the live topic of that name, or nil.
-func (r *registry) topic(name string) *entry { return r.live(key{name: name}) }
+func (r *Registry) topic(name string) *entry { return r.live(key{name: name}) }
 
 // channel returns the live channel, or nil.
-func (r *registry) channel(topic, name string) *entry {
+func (r *Registry) channel(topic, name string) *entry {
 	parent := r.topic(topic)
 	if parent == nil {
 		return nil
@@ -84,7 +94,7 @@ func (r *registry) channel(topic, name string) *entry {
 	return r.live(key{parent, name})
 }
 
-func (r *registry) live(k key) *entry {
+func (r *Registry) live(k key) *entry {
 	if e := r.entries[k]; e != nil && !e.deleted {
 		return e
 	}
@@ -92,12 +102,12 @@ func (r *registry) live(k key) *entry {
 }
 
 // create makes the topic or channel exist. A channel's topic must.
-func (r *registry) create(k key) {
+func (r *Registry) create(k key) {
 	e := r.entries[k]
 	switch {
 	case e == nil:
 		k.name = strings.Clone(k.name) // the caller's may be part of something large
-		e = &entry{key: k, ephemeral: strings.HasSuffix(k.name, ephemeralSuffix)}
+		e = &entry{key: k, ephemeral: strings.HasSuffix(k.name, EphemeralSuffix)}
 		if k.parent != nil {
 			e.ephemeral = e.ephemeral || k.parent.ephemeral
 			k.parent.addChannel(e)
@@ -120,7 +130,7 @@ func (r *registry) create(k key) {
 
 // delete makes a live topic or channel a tombstone. A topic's channels go
 // first: nsqlookupd wonders about a topic that goes with channels.
-func (r *registry) delete(e *entry) {
+func (r *Registry) delete(e *entry) {
 	for c := e.firstChannel; c != nil; c = c.nextSibling {
 		if !c.deleted {
 			r.bury(c)
@@ -130,7 +140,7 @@ func (r *registry) delete(e *entry) {
 	r.collect()
 }
 
-func (r *registry) bury(e *entry) {
+func (r *Registry) bury(e *entry) {
 	e.deleted = true
 	r.count(e, -1)
 	r.moveToEnd(e)
@@ -142,21 +152,21 @@ func (r *registry) bury(e *entry) {
 	r.numTombstones++
 }
 
-func (r *registry) removeTombstone(e *entry) {
+func (r *Registry) removeTombstone(e *entry) {
 	e.prevTombstone.nextTombstone, e.nextTombstone.prevTombstone = e.nextTombstone, e.prevTombstone
 	e.prevTombstone, e.nextTombstone = nil, nil
 	r.numTombstones--
 }
 
 // pause sets whether a live entry is paused.
-func (r *registry) pause(e *entry, paused bool) {
+func (r *Registry) pause(e *entry, paused bool) {
 	if e.paused != paused {
 		e.paused = paused
 		r.touch(e)
 	}
 }
 
-func (r *registry) count(e *entry, n int) {
+func (r *Registry) count(e *entry, n int) {
 	if e.parent == nil {
 		r.topics += n
 	} else {
@@ -165,14 +175,14 @@ func (r *registry) count(e *entry, n int) {
 }
 
 // touch notes that what belongs into nsqd.dat changed.
-func (r *registry) touch(e *entry) {
+func (r *Registry) touch(e *entry) {
 	if !e.ephemeral {
 		r.version++
 	}
 }
 
 // moveToEnd gives e the next place in the log.
-func (r *registry) moveToEnd(e *entry) {
+func (r *Registry) moveToEnd(e *entry) {
 	for _, c := range r.connected {
 		if c.wasRead(e) {
 			c.unread++
@@ -188,7 +198,7 @@ func (r *registry) moveToEnd(e *entry) {
 
 // collect drops the tombstones that every connected lookupd has passed, and
 // disconnects a lookupd that is too far behind.
-func (r *registry) collect() {
+func (r *Registry) collect() {
 	for {
 		passed := r.seq
 		for _, c := range r.connected {
@@ -211,7 +221,7 @@ func (r *registry) collect() {
 }
 
 // drop removes a tombstone for good.
-func (r *registry) drop(e *entry) {
+func (r *Registry) drop(e *entry) {
 	for _, c := range r.connected {
 		if !c.wasRead(e) {
 			c.unread--
@@ -227,14 +237,6 @@ func (r *registry) drop(e *entry) {
 	r.size--
 	if e.ephemeral {
 		r.ephemerals--
-	}
-}
-
-// signal lets all who wait look again.
-func (r *registry) signal() {
-	if r.waiters > 0 {
-		close(r.changed)
-		r.changed = make(chan struct{})
 	}
 }
 
@@ -268,43 +270,4 @@ func (e *entry) removeChannel(c *entry) {
 		c.nextSibling.prevSibling = c.prevSibling
 	}
 	c.prevSibling, c.nextSibling = nil, nil
-}
-
-// snapshot copies what the broker has, with the version it has; persistent
-// leaves out what is ephemeral.
-func (r *registry) snapshot(persistent bool) (Metadata, uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	m := Metadata{Topics: make([]TopicMetadata, 0, r.topics)}
-	channels := make([]ChannelMetadata, 0, r.channels) // of all topics, one after another
-	for e := r.log.next; e != &r.log; e = e.next {
-		if e.marker || e.deleted || e.parent != nil || persistent && e.ephemeral {
-			continue
-		}
-		first := len(channels)
-		for c := e.firstChannel; c != nil; c = c.nextSibling {
-			if !c.deleted && !(persistent && c.ephemeral) {
-				channels = append(channels, ChannelMetadata{Name: c.name, Paused: c.paused})
-			}
-		}
-		slices.Reverse(channels[first:]) // the newest was first
-		m.Topics = append(m.Topics, TopicMetadata{
-			Name: e.name, Paused: e.paused, Channels: channels[first:len(channels):len(channels)],
-		})
-	}
-	return m, r.version
-}
-
-// persistentVersion is the version of what belongs into nsqd.dat.
-func (r *registry) persistentVersion() uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.version
-}
-
-// wasChanged tells whether there has been anything in the log.
-func (r *registry) wasChanged() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.seq > 0
 }

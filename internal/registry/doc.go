@@ -1,0 +1,37 @@
+// Package registry holds what a broker has, and how far each nsqlookupd has
+// come in hearing of it.
+//
+// What the broker has is a compacted log. Each topic and each channel has one
+// entry in it, at the place of its last creation or deletion. A lookupd is a
+// [Cursor] into the log: a full sync, a single change and a resync are all "say
+// what lies behind the cursor".
+//
+// # Rules
+//
+//   - A chunk of the log is read under one lock and becomes [Command] values,
+//     which nothing changes any more. They are written outside of the lock. No
+//     lock is held across I/O.
+//   - REGISTER topic channel announces the topic too. If a live channel of a live
+//     topic follows in the same chunk, it goes at the topic's place and nothing at
+//     its own.
+//   - A deleted topic's channels move before the topic, so that UNREGISTER topic
+//     never takes a channel along.
+//   - To connect is one critical section, before the first REGISTER: the cursor
+//     goes to the beginning, deletions up to the log's end mean nothing to this
+//     connection, and later ones are kept until it has passed them.
+//   - What sends nothing is acknowledged with the command before it, or at once if
+//     none is in flight. A chunk that says nothing is progress: the next one may
+//     say something.
+//
+// # Concurrency
+//
+// One mutex guards everything, the cursors included. It is locked in this
+// package only, and never while anything of the caller's runs. All methods may
+// be called from any goroutine; the calls about one cursor's connection come
+// from the goroutines of its lookupPeer alone, which keeps their order.
+//
+// # What it does not know
+//
+// Connections, bytes, files, time-outs. It takes the time as an argument where
+// it needs one.
+package registry

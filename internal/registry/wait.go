@@ -1,0 +1,67 @@
+package registry
+
+// End is the place of the last change. A lookupd that has acknowledged it
+// knows all that the broker has.
+func (r *Registry) End() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seq
+}
+
+// Watch lets one goroutine wait for cursors to get on.
+type Watch struct{ reg *Registry }
+
+// Watch begins to watch. The caller ends it with Stop.
+func (r *Registry) Watch() Watch {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiters++
+	return Watch{r}
+}
+
+// Changed returns a channel that is closed when what Standing tells may have
+// changed. Take it before you look.
+func (w Watch) Changed() <-chan struct{} {
+	w.reg.mu.Lock()
+	defer w.reg.mu.Unlock()
+	return w.reg.changed
+}
+
+// Stop ends the watch.
+func (w Watch) Stop() {
+	w.reg.mu.Lock()
+	defer w.reg.mu.Unlock()
+	w.reg.waiters--
+}
+
+// Wake lets all who watch look again.
+func (r *Registry) Wake() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.signal()
+}
+
+// signal is Wake with mu held.
+func (r *Registry) signal() {
+	if r.waiters > 0 {
+		close(r.changed)
+		r.changed = make(chan struct{})
+	}
+}
+
+// Standing tells of one lookupd whether it knows everything up to a place.
+type Standing struct {
+	Acknowledged bool    // it is connected, and has acknowledged all that it didn't refuse
+	Refusals     []error // what it refused of that, oldest first
+}
+
+// Standing tells how all of cursors stand at one instant.
+func (r *Registry) Standing(cursors []*Cursor, place uint64) []Standing {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]Standing, len(cursors))
+	for i, c := range cursors {
+		all[i] = Standing{c.connected && c.acked >= place, c.refusals(place)}
+	}
+	return all
+}
