@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -162,4 +164,31 @@ func BenchmarkSnapshot(b *testing.B) {
 			b.ReportMetric(ratio(ours, plain), "x-copy")
 		})
 	}
+}
+
+// inTurns calls each of fs once, in any order.
+func inTurns(fs ...func()) {
+	for _, i := range rand.Perm(len(fs)) {
+		fs[i]()
+	}
+}
+
+// timed returns how long f takes.
+func timed(f func()) time.Duration {
+	start := time.Now()
+	f()
+	return time.Since(start)
+}
+
+func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
+
+func nanoseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) }
+
+// copyMetadata copies the lists of m, and no names.
+func copyMetadata(m Metadata) Metadata {
+	m.Topics = slices.Clone(m.Topics)
+	for i := range m.Topics {
+		m.Topics[i].Channels = slices.Clone(m.Topics[i].Channels)
+	}
+	return m
 }

@@ -4,11 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -18,8 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/atomic"
 
-	"github.com/lookuploop/lookuploop/internal/registry"
-	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -244,31 +239,6 @@ func TestPingIsSentEachHeartbeatInterval(t *testing.T) {
 	}
 }
 
-// To lookupd only PING and IDENTIFY are signs of life.
-func TestPingIsSentAmidALongSync(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		const interval = 2 * time.Second
-		s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = interval })
-		s.network.SetLatency(20 * time.Millisecond)
-		s.network.SetBandwidth(16 << 10)
-		require.NoError(t, s.loop.SetMetadata(manyTopics(8000)))
-		var heartbeats []time.Time
-		signOfLife := lookupdtest.Observe(func(lookupdtest.Command) { heartbeats = append(heartbeats, time.Now()) })
-		s.lookupds[0].Do(lookupdtest.On("PING", signOfLife))
-		s.lookupds[0].Do(lookupdtest.On("IDENTIFY", signOfLife))
-		started := time.Now()
-		s.run()
-		s.registered()
-		require.Greater(t, time.Since(started), 5*interval)
-		require.EqualValues(t, 1, s.status(1).Connects)
-		require.NoError(t, s.end())
-		for i := range heartbeats[1:] {
-			require.LessOrEqual(t, heartbeats[i+1].Sub(heartbeats[i]), interval+defaultResponseTimeout)
-		}
-		require.LessOrEqual(t, time.Since(heartbeats[len(heartbeats)-1]), interval+defaultResponseTimeout)
-	})
-}
-
 func TestOrderlyEndIsSeenAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
@@ -324,85 +294,6 @@ func TestLateAnswerEndsTheConnection(t *testing.T) {
 	}
 }
 
-// A name that is deleted over HTTP is not announced again by itself, as
-// somebody may be deleting it everywhere.
-func TestResyncAnnouncesWhatLookupdWasToldToForget(t *testing.T) {
-	forget := func(s *scene, path string) {
-		response, err := s.network.Client().Post("http://"+s.lookupds[0].HTTPAddress+path, "", nil)
-		require.NoError(s.t, err)
-		require.NoError(s.t, response.Body.Close())
-		require.Equal(s.t, http.StatusOK, response.StatusCode)
-	}
-	for name, tt := range map[string]struct {
-		interval time.Duration
-		want     []string
-	}{
-		"never":               {0, []string{"other", "other x"}},
-		"after ten minutes":   {10*time.Minute + time.Second, []string{"orders", "orders mail", "orders ship", "other", "other x"}},
-		"with each heartbeat": {15 * time.Second, []string{"orders", "orders mail", "orders ship", "other", "other x"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				s := newScene(t, 1, func(o *Options) { o.ResyncInterval = tt.interval })
-				s.notify(
-					TopicCreated("orders"), ChannelCreated("orders", "mail"), ChannelCreated("orders", "ship"),
-					TopicCreated("other"), ChannelCreated("other", "x"), TopicCreated("gone"),
-				)
-				s.run()
-				s.registered()
-				connected := time.Now()
-				s.notify(TopicDeleted("gone"))
-				s.registered()
-				synctest.Wait()
-				heard := listen(s.lookupds[0])
-				forget(s, "/topic/delete?topic=orders")
-				if tt.interval > time.Minute {
-					time.Sleep(time.Until(connected.Add(tt.interval - 1)))
-					require.NotContains(t, announced(s.lookupds[0]), "orders")
-					time.Sleep(1)
-					synctest.Wait()
-					require.Equal(t, tt.want, announced(s.lookupds[0]))
-					forget(s, "/channel/delete?topic=orders&channel=ship")
-					time.Sleep(tt.interval - 1)
-					require.NotContains(t, announced(s.lookupds[0]), "orders ship")
-				}
-				time.Sleep(time.Hour)
-				synctest.Wait()
-				require.Equal(t, tt.want, announced(s.lookupds[0]))
-
-				commands := heard()
-				registers := slices.DeleteFunc(slices.Clone(commands), func(c string) bool { return c == "PING" })
-				if tt.interval == 0 {
-					require.Empty(t, registers)
-					return
-				}
-				require.InDelta(t, 3*int((time.Hour)/tt.interval), len(registers), 15, "three commands each time")
-				require.NotContains(t, strings.Join(commands, ","), "UNREGISTER")
-				require.NotContains(t, commands, "REGISTER gone")
-			})
-		})
-	}
-}
-
-func TestResyncRepeatsNoDeletion(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := newScene(t, 2, func(o *Options) { o.ResyncInterval, o.ResponseTimeout = time.Hour, 3*time.Hour })
-		s.notify(TopicCreated("orders"), TopicCreated("gone"))
-		s.run()
-		s.registered()
-		s.lookupds[1].Do(lookupdtest.Hang())
-		time.Sleep(50 * time.Minute) // by now its answers are late, and what is deleted is kept for it
-		s.notify(TopicDeleted("gone"))
-		require.NoError(t, s.loop.WaitRegistered(t.Context(), 1))
-		require.Equal(t, []string{"orders"}, announced(s.lookupds[0]))
-		require.Equal(t, []string{"gone", "orders"}, announced(s.lookupds[1]))
-
-		heard := listen(s.lookupds[0])
-		time.Sleep(50 * time.Minute)
-		require.Equal(t, []string{"REGISTER orders"}, slices.DeleteFunc(heard(), func(c string) bool { return c == "PING" }))
-	})
-}
-
 func TestOnStateChangeTellsEachTransitionInOrder(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -437,93 +328,5 @@ func TestOnStateChangeTellsEachTransitionInOrder(t *testing.T) {
 			address + "connected " + pingEnded,
 			address + "disconnected <nil>",
 		}, told)
-	})
-}
-
-// lingeringConn is a connection that breaks at a write, and whose reader gets
-// good answers for a while after its end.
-type lingeringConn struct {
-	net.Conn
-	answers int
-}
-
-func (c *lingeringConn) SetReadDeadline(time.Time) error { return nil }
-
-func (c *lingeringConn) Write(p []byte) (int, error) {
-	if strings.HasPrefix(string(p), "REGISTER") {
-		return 0, syscall.EPIPE
-	}
-	return c.Conn.Write(p)
-}
-
-func (c *lingeringConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err != nil && c.answers > 0 {
-		c.answers--
-		time.Sleep(200 * time.Millisecond)
-		return copy(p, answerOK), nil
-	}
-	return n, err
-}
-
-func TestAnswersOfAnOldConnectionAcknowledgeNothingOnTheNew(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		replaced := make(chan bool, 1)
-		s := newScene(t, 1, func(o *Options) {
-			dial := o.Dial
-			var last net.Conn
-			o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-				conn, err := dial(ctx, network, address)
-				if last == nil {
-					conn = &lingeringConn{Conn: conn, answers: 10}
-				}
-				last = conn
-				return conn, err
-			}
-			o.OnStateChange = func(status LookupdStatus) {
-				if status.State == Connected && status.Connects == 2 {
-					replaced <- true
-				}
-			}
-		})
-		s.notify(TopicCreated("orders"), TopicCreated("other"))
-		s.lookupds[0].Do(lookupdtest.On("REGISTER", lookupdtest.Delay(900*time.Millisecond)))
-		s.run()
-		<-replaced
-		for range 8 {
-			require.Equal(t, 2, s.status(1).Pending)
-			time.Sleep(100 * time.Millisecond)
-		}
-		s.registered()
-		require.Equal(t, []string{"orders", "other"}, announced(s.lookupds[0]))
-		require.EqualValues(t, 2, s.status(1).Connects)
-	})
-}
-
-// A lookupd that falls behind by more deletions than are kept starts over.
-func TestLookupdThatLagsTooManyDeletionsStartsOver(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := newScene(t, 2, func(o *Options) { o.ResponseTimeout = time.Minute })
-		s.notify(TopicCreated("orders"))
-		s.run()
-		s.registered()
-		lift := s.lookupds[0].Do(lookupdtest.Hang())
-		s.notify(TopicCreated("stuck"))
-		for i := range wire.FirstWindow + registry.MaxTombstones + 1000 {
-			topic := fmt.Sprintf("topic-%d", i)
-			s.notify(TopicCreated(topic))
-			s.notify(TopicDeleted(topic))
-			if i%1000 == 0 {
-				synctest.Wait() // so that the other keeps up
-			}
-		}
-		synctest.Wait()
-		require.ErrorIs(t, s.status(1).LastError, registry.ErrLagged)
-		lift()
-		s.registered()
-		require.Equal(t, []string{"orders", "stuck"}, announced(s.lookupds[0]))
-		require.Equal(t, []string{"orders", "stuck"}, announced(s.lookupds[1]))
-		require.EqualValues(t, 2, s.status(1).Connects)
-		require.EqualValues(t, 1, s.status(2).Connects)
 	})
 }

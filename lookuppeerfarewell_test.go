@@ -170,6 +170,30 @@ func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
 	}
 }
 
+// To drain is to leave discovery and serve on; coming back restores all.
+func TestDrainLeavesDiscoveryUntilAddressesAreSetAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		lookupd := s.lookupds[0]
+		s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"), ChannelCreated("orders", "tail#ephemeral"))
+		s.run()
+		s.registered()
+
+		require.NoError(t, s.loop.SetLookupdTCPAddresses(nil))
+		s.eventually(lookupd, func() bool { return lookupd.Connections() == 0 })
+		require.Empty(t, lookupd.Producers("orders", ""), "gone with the connection")
+		require.Equal(t, []string{"mail"}, lookupd.Channels("orders"), "what is ephemeral was unregistered, name and all")
+		require.Empty(t, s.loop.Status().Lookupds)
+		s.notify(TopicCreated("meanwhile")) // the broker serves on
+
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{lookupd.TCPAddress}))
+		s.registered()
+		for topic, channel := range map[string]string{"orders": "tail#ephemeral", "meanwhile": ""} {
+			require.Equal(t, []string{"broker.test:4150"}, lookupd.Producers(topic, channel))
+		}
+	})
+}
+
 // tls.Conn.Close would try for 5 s to say goodbye to a lookupd that is gone.
 func TestConnectionWithTLSIsClosedAtOnce(t *testing.T) {
 	certificates := httptest.NewUnstartedServer(nil)

@@ -2,7 +2,6 @@ package lookuploop
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -78,17 +77,6 @@ func TestRunWithAContextThatHasEndedWritesAndCloses(t *testing.T) {
 		require.Zero(t, s.lookupds[0].Connections())
 	})
 	require.Equal(t, []string{"orders"}, topicsOnDisk(t, dir))
-}
-
-func topicsOnDisk(t *testing.T, dir string) (names []string) {
-	data, err := os.ReadFile(filepath.Join(dir, "nsqd.dat"))
-	require.NoError(t, err)
-	var m Metadata
-	require.NoError(t, json.Unmarshal(data, &m))
-	for _, topic := range m.Topics {
-		names = append(names, topic.Name)
-	}
-	return names
 }
 
 func TestLoadMetadataIsTheFirstCallAndTheOnlyOne(t *testing.T) {

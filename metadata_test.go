@@ -3,10 +3,17 @@ package lookuploop
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
 func TestValidateReportsEveryFault(t *testing.T) {
@@ -52,4 +59,192 @@ func encoded(t testing.TB, m Metadata) string {
 	data, err := json.Marshal(m)
 	require.NoError(t, err)
 	return string(data)
+}
+
+// some is what a broker has before it declares something else.
+func some() Metadata {
+	return Metadata{Version: version, Topics: []TopicMetadata{
+		{Name: "orders", Channels: []ChannelMetadata{{Name: "mail"}}},
+		{Name: "events", Paused: true, Channels: []ChannelMetadata{{Name: "log", Paused: true}}},
+		{Name: "live#ephemeral", Channels: []ChannelMetadata{{Name: "view#ephemeral"}}},
+		{Name: "empty", Channels: []ChannelMetadata{}},
+	}}
+}
+
+func TestSetMetadataSendsTheDifferenceAlone(t *testing.T) {
+	for name, tt := range map[string]struct {
+		edit func(*Metadata)
+		want []string
+	}{
+		"the same":             {func(m *Metadata) {}, nil},
+		"in another order":     {func(m *Metadata) { m.Topics[0], m.Topics[3] = m.Topics[3], m.Topics[0] }, nil},
+		"another version":      {func(m *Metadata) { m.Version = "9.9.9" }, nil},
+		"pauses":               {func(m *Metadata) { m.Topics[0].Paused, m.Topics[1].Paused = true, false }, nil},
+		"a channel less":       {func(m *Metadata) { m.Topics[0].Channels = nil }, []string{"UNREGISTER orders mail"}},
+		"a channel instead":    {func(m *Metadata) { m.Topics[0].Channels[0].Name = "ship" }, []string{"UNREGISTER orders mail", "REGISTER orders ship"}},
+		"a topic more":         {func(m *Metadata) { m.Topics = append(m.Topics, TopicMetadata{Name: "new"}) }, []string{"REGISTER new"}},
+		"a topic less":         {func(m *Metadata) { m.Topics = m.Topics[1:] }, []string{"UNREGISTER orders mail", "UNREGISTER orders"}},
+		"an ephemeral less":    {func(m *Metadata) { m.Topics[2].Channels = nil }, []string{"UNREGISTER live#ephemeral view#ephemeral"}},
+		"an ephemeral instead": {func(m *Metadata) { m.Topics[3].Name = "x#ephemeral" }, []string{"UNREGISTER empty", "REGISTER x#ephemeral"}},
+		"nothing": {func(m *Metadata) { m.Topics = nil }, []string{
+			"UNREGISTER orders mail", "UNREGISTER orders",
+			"UNREGISTER events log", "UNREGISTER events",
+			"UNREGISTER live#ephemeral view#ephemeral", "UNREGISTER live#ephemeral",
+			"UNREGISTER empty",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newScene(t, 1)
+				require.NoError(t, s.loop.SetMetadata(some()))
+				s.run()
+				s.registered()
+				heard := listen(s.lookupds[0])
+
+				m := some()
+				tt.edit(&m)
+				require.NoError(t, s.loop.SetMetadata(m))
+				requireTopics(t, m, s.loop)
+
+				s.registered()
+				synctest.Wait()
+				require.Equal(t, tt.want, heard())
+				require.Equal(t, namesIn(m), announced(s.lookupds[0]))
+			})
+		})
+	}
+}
+
+// requireTopics holds what a Loop has against m, in any order.
+func requireTopics(t require.TestingT, m Metadata, loop *Loop) {
+	truth := newBroker()
+	for _, topic := range m.Topics {
+		truth[topic.Name] = &brokerTopic{topic.Paused, make(map[string]bool)}
+		for _, channel := range topic.Channels {
+			truth[topic.Name].channels[channel.Name] = channel.Paused
+		}
+	}
+	truth.requireEqual(t, loop)
+}
+
+// namesIn returns the names in m as announced returns them.
+func namesIn(m Metadata) (names []string) {
+	for _, topic := range m.Topics {
+		names = append(names, topic.Name)
+		for _, channel := range topic.Channels {
+			names = append(names, topic.Name+" "+channel.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func TestSetMetadataRejectsFaultsAndChangesNothing(t *testing.T) {
+	channels := func(names ...string) (all []ChannelMetadata) {
+		for _, name := range names {
+			all = append(all, ChannelMetadata{Name: name})
+		}
+		return all
+	}
+	for name, tt := range map[string]struct {
+		topic TopicMetadata // besides a good one
+		want  string
+		is    error // nil: no sentinel
+	}{
+		"topic twice":            {TopicMetadata{Name: "good"}, `topic "good" is declared twice`, nil},
+		"channel twice":          {TopicMetadata{Name: "a", Channels: channels("x", "y", "x")}, `channel "x" of topic "a" is declared twice`, nil},
+		"topic with a space":     {TopicMetadata{Name: "a b"}, `invalid name: topic "a b"`, ErrInvalidName},
+		"topic with a newline":   {TopicMetadata{Name: "a\nREGISTER b"}, `topic "a\nREGISTER b"`, ErrInvalidName},
+		"topic without a name":   {TopicMetadata{}, `topic ""`, ErrInvalidName},
+		"topic of 65 characters": {TopicMetadata{Name: strings.Repeat("x", 65)}, "topic", ErrInvalidName},
+		"topic only ephemeral":   {TopicMetadata{Name: "#ephemeral"}, "topic", ErrInvalidName},
+		"channel with a newline": {TopicMetadata{Name: "a", Channels: channels("x\n")}, `channel "x\n" of topic "a"`, ErrInvalidName},
+		"channel without a name": {TopicMetadata{Name: "a", Channels: channels("")}, `channel "" of topic "a"`, ErrInvalidName},
+	} {
+		t.Run(name, func(t *testing.T) {
+			loop := newLoop(t)
+			require.NoError(t, loop.SetMetadata(some()))
+			seq := loop.reg.End()
+			err := loop.SetMetadata(Metadata{Topics: []TopicMetadata{{Name: "good"}, tt.topic}})
+			require.ErrorContains(t, err, tt.want)
+			if tt.is != nil {
+				require.ErrorIs(t, err, tt.is)
+			}
+			require.Equal(t, some(), loop.Metadata())
+			require.Equal(t, seq, loop.reg.End())
+		})
+	}
+}
+
+func TestChannelsOfDifferentTopicsMayShareAName(t *testing.T) {
+	loop := newLoop(t)
+	channels := []ChannelMetadata{{Name: "x"}}
+	m := Metadata{Topics: []TopicMetadata{{Name: "a", Channels: channels}, {Name: "x", Channels: channels}}}
+	require.NoError(t, loop.SetMetadata(m))
+	requireTopics(t, m, loop)
+}
+
+// TestSetMetadataMakesItSo goes from any set to any other, and holds the
+// Loop against the last one declared.
+func TestSetMetadataMakesItSo(t *testing.T) {
+	loopOf := func() *Loop { return newLoop(t) }
+	rapid.Check(t, func(t *rapid.T) {
+		loop := loopOf()
+		if rapid.Bool().Draw(t, "a lookupd lags") {
+			loop.reg.Attach(&registry.Cursor{})
+		}
+		for range rapid.IntRange(1, 6).Draw(t, "declarations") {
+			m := drawMetadata(t)
+			require.NoError(t, loop.SetMetadata(m))
+			requireTopics(t, m, loop)
+			seq, version := loop.reg.End(), loop.reg.Version()
+			require.NoError(t, loop.SetMetadata(m))
+			require.Equal(t, seq, loop.reg.End())
+			require.Equal(t, version, loop.reg.Version())
+		}
+	})
+}
+
+func drawMetadata(t *rapid.T) (m Metadata) {
+	distinct := func(names []string, label string) []string {
+		return rapid.SliceOfDistinct(rapid.SampledFrom(names), rapid.ID).Draw(t, label)
+	}
+	for _, name := range distinct([]string{"a", "b", "c#ephemeral"}, "topics") {
+		topic := TopicMetadata{Name: name, Paused: rapid.Bool().Draw(t, "paused")}
+		for _, name := range distinct([]string{"x", "y", "z#ephemeral"}, "channels") {
+			topic.Channels = append(topic.Channels, ChannelMetadata{name, rapid.Bool().Draw(t, "paused")})
+		}
+		m.Topics = append(m.Topics, topic)
+	}
+	return m
+}
+
+func TestMetadataIsWhatTheBrokerHasInTheOrderOfCreation(t *testing.T) {
+	loop := newLoop(t, func(o *Options) { o.Version = "7.8.9" })
+	require.Equal(t, Metadata{Version: "7.8.9", Topics: []TopicMetadata{}}, loop.Metadata())
+
+	require.NoError(t, loop.Notify(TopicCreated("b"), TopicCreated("a#ephemeral"), TopicCreated("c"), TopicPaused("c"), ChannelCreated("c", "y")))
+	require.NoError(t, loop.Notify(TopicDeleted("b"), TopicCreated("b"), ChannelCreated("b", "x#ephemeral"), ChannelPaused("b", "x#ephemeral")))
+	m := loop.Metadata()
+	require.Equal(t, Metadata{Version: "7.8.9", Topics: []TopicMetadata{
+		{Name: "a#ephemeral", Channels: []ChannelMetadata{}},
+		{Name: "c", Paused: true, Channels: []ChannelMetadata{{Name: "y"}}},
+		{Name: "b", Channels: []ChannelMetadata{{Name: "x#ephemeral", Paused: true}}},
+	}}, m)
+
+	m.Topics[1].Channels[0].Name = "changed"
+	m.Topics[1].Channels = append(m.Topics[1].Channels, ChannelMetadata{Name: "added"})
+	require.Equal(t, "x#ephemeral", m.Topics[2].Channels[0].Name, "lists of channels don't overlap")
+	require.Equal(t, "y", loop.Metadata().Topics[1].Channels[0].Name, "it is the caller's")
+}
+
+func topicsOnDisk(t *testing.T, dir string) (names []string) {
+	data, err := os.ReadFile(filepath.Join(dir, "nsqd.dat"))
+	require.NoError(t, err)
+	var m Metadata
+	require.NoError(t, json.Unmarshal(data, &m))
+	for _, topic := range m.Topics {
+		names = append(names, topic.Name)
+	}
+	return names
 }

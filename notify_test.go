@@ -1,7 +1,6 @@
 package lookuploop
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nsqio/go-nsq"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -334,128 +334,6 @@ func TestNotifyWaitsForNoLookupd(t *testing.T) {
 	})
 }
 
-func TestMetadataIsWhatTheBrokerHasInTheOrderOfCreation(t *testing.T) {
-	loop := newLoop(t, func(o *Options) { o.Version = "7.8.9" })
-	require.Equal(t, Metadata{Version: "7.8.9", Topics: []TopicMetadata{}}, loop.Metadata())
-
-	require.NoError(t, loop.Notify(TopicCreated("b"), TopicCreated("a#ephemeral"), TopicCreated("c"), TopicPaused("c"), ChannelCreated("c", "y")))
-	require.NoError(t, loop.Notify(TopicDeleted("b"), TopicCreated("b"), ChannelCreated("b", "x#ephemeral"), ChannelPaused("b", "x#ephemeral")))
-	m := loop.Metadata()
-	require.Equal(t, Metadata{Version: "7.8.9", Topics: []TopicMetadata{
-		{Name: "a#ephemeral", Channels: []ChannelMetadata{}},
-		{Name: "c", Paused: true, Channels: []ChannelMetadata{{Name: "y"}}},
-		{Name: "b", Channels: []ChannelMetadata{{Name: "x#ephemeral", Paused: true}}},
-	}}, m)
-
-	m.Topics[1].Channels[0].Name = "changed"
-	m.Topics[1].Channels = append(m.Topics[1].Channels, ChannelMetadata{Name: "added"})
-	require.Equal(t, "x#ephemeral", m.Topics[2].Channels[0].Name, "lists of channels don't overlap")
-	require.Equal(t, "y", loop.Metadata().Topics[1].Channels[0].Name, "it is the caller's")
-}
-
-// broker is what a broker has, kept in the plainest way.
-type broker map[string]*brokerTopic
-
-type brokerTopic struct {
-	paused   bool
-	channels map[string]bool // whether they are paused
-}
-
-func newBroker() broker { return make(broker) }
-
-func (b broker) clone() broker {
-	c := newBroker()
-	for name, topic := range b {
-		c[name] = &brokerTopic{topic.paused, make(map[string]bool)}
-		for channel, paused := range topic.channels {
-			c[name].channels[channel] = paused
-		}
-	}
-	return c
-}
-
-func (b broker) apply(e Event) error {
-	valid := func(name string) bool {
-		return name != "" && len(name) <= 64 && !strings.ContainsAny(strings.TrimSuffix(name, "#ephemeral"), " \n#") && name != "#ephemeral"
-	}
-	isAboutChannel := strings.HasPrefix(e.String(), "channel")
-	switch {
-	case e == Event{}:
-		return errZeroEvent
-	case !valid(e.change.Topic), isAboutChannel && !valid(e.change.Channel):
-		return ErrInvalidName
-	}
-	topic := b[e.change.Topic]
-	var known bool
-	if topic != nil {
-		_, known = topic.channels[e.change.Channel]
-	}
-	switch e {
-	case TopicCreated(e.change.Topic):
-		if topic == nil {
-			b[e.change.Topic] = &brokerTopic{channels: make(map[string]bool)}
-		}
-	case TopicDeleted(e.change.Topic):
-		delete(b, e.change.Topic)
-	case TopicPaused(e.change.Topic), TopicUnpaused(e.change.Topic):
-		if topic == nil {
-			return ErrUnknown
-		}
-		topic.paused = e == TopicPaused(e.change.Topic)
-	case ChannelCreated(e.change.Topic, e.change.Channel):
-		if topic == nil {
-			return ErrUnknown
-		}
-		if !known {
-			topic.channels[e.change.Channel] = false
-		}
-	case ChannelDeleted(e.change.Topic, e.change.Channel):
-		if known {
-			delete(topic.channels, e.change.Channel)
-		}
-	default:
-		if !known {
-			return ErrUnknown
-		}
-		topic.channels[e.change.Channel] = e == ChannelPaused(e.change.Topic, e.change.Channel)
-	}
-	return nil
-}
-
-var errZeroEvent = errors.New("zero event")
-
-func (b broker) metadata() Metadata {
-	m := Metadata{Version: version, Topics: []TopicMetadata{}}
-	for name, topic := range b {
-		channels := []ChannelMetadata{}
-		for channel, paused := range topic.channels {
-			channels = append(channels, ChannelMetadata{channel, paused})
-		}
-		m.Topics = append(m.Topics, TopicMetadata{name, topic.paused, channels})
-	}
-	return sorted(m)
-}
-
-// sorted sorts by name.
-func sorted(m Metadata) Metadata {
-	slices.SortFunc(m.Topics, func(a, b TopicMetadata) int { return cmp.Compare(a.Name, b.Name) })
-	for _, topic := range m.Topics {
-		slices.SortFunc(topic.Channels, func(a, b ChannelMetadata) int { return cmp.Compare(a.Name, b.Name) })
-	}
-	return m
-}
-
-func (b broker) requireEqual(t require.TestingT, loop *Loop) {
-	m := b.metadata()
-	require.Equal(t, m, sorted(loop.Metadata()))
-	channels := 0
-	for _, topic := range m.Topics {
-		channels += len(topic.Channels)
-	}
-	status := loop.Status()
-	require.Equal(t, []int{len(m.Topics), channels}, []int{status.Topics, status.Channels}, "what Status counts")
-}
-
 func drawEvent(t *rapid.T) Event {
 	topic := rapid.SampledFrom([]string{"a", "a", "a", "b", "b", "b", "c#ephemeral"}).Draw(t, "topic")
 	channel := rapid.SampledFrom([]string{"x", "x", "x", "y", "y", "y", "z#ephemeral"}).Draw(t, "channel")
@@ -507,5 +385,27 @@ func TestNotifyAgreesWithABrokerThatAppliesEventsOneByOne(t *testing.T) {
 				}
 			},
 		})
+	})
+}
+
+// FuzzNotifyNames holds what Notify accepts against go-nsq's rule for names,
+// and what is then sent against the one line that it should be.
+func FuzzNotifyNames(f *testing.F) {
+	f.Fuzz(func(t *testing.T, topic, channel string) {
+		loop, err := New(Options{BroadcastAddress: "broker.test", BroadcastTCPPort: 4150, BroadcastHTTPPort: 4151})
+		require.NoError(t, err)
+		err = loop.Notify(TopicCreated(topic), ChannelCreated(topic, channel))
+		if !nsq.IsValidTopicName(topic) || !nsq.IsValidChannelName(channel) {
+			require.ErrorIs(t, err, ErrInvalidName)
+			require.Empty(t, loop.Metadata().Topics)
+			return
+		}
+		require.NoError(t, err)
+		var c registry.Cursor
+		loop.reg.Attach(&c)
+		chunk, _, err := loop.reg.Read(&c, registry.ChunkSize, registry.Everything, nil)
+		require.NoError(t, err)
+		require.Len(t, chunk, 1)
+		require.Equal(t, []string{"REGISTER", topic, channel}, []string{chunk[0].Verb(), chunk[0].Topic(), chunk[0].Channel()})
 	})
 }

@@ -1,10 +1,18 @@
 package lookuploop
 
 import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 // simModel is what the broker of a simulation has, and when it had what. mu is
@@ -132,4 +140,203 @@ func persistentText(m Metadata) string {
 		b.WriteString("; ")
 	}
 	return b.String()
+}
+
+// broker is what a broker has, kept in the plainest way.
+type broker map[string]*brokerTopic
+
+type brokerTopic struct {
+	paused   bool
+	channels map[string]bool // whether they are paused
+}
+
+func newBroker() broker { return make(broker) }
+
+func (b broker) clone() broker {
+	c := newBroker()
+	for name, topic := range b {
+		c[name] = &brokerTopic{topic.paused, make(map[string]bool)}
+		for channel, paused := range topic.channels {
+			c[name].channels[channel] = paused
+		}
+	}
+	return c
+}
+
+func (b broker) apply(e Event) error {
+	valid := func(name string) bool {
+		return name != "" && len(name) <= 64 && !strings.ContainsAny(strings.TrimSuffix(name, "#ephemeral"), " \n#") && name != "#ephemeral"
+	}
+	isAboutChannel := strings.HasPrefix(e.String(), "channel")
+	switch {
+	case e == Event{}:
+		return errZeroEvent
+	case !valid(e.change.Topic), isAboutChannel && !valid(e.change.Channel):
+		return ErrInvalidName
+	}
+	topic := b[e.change.Topic]
+	var known bool
+	if topic != nil {
+		_, known = topic.channels[e.change.Channel]
+	}
+	switch e {
+	case TopicCreated(e.change.Topic):
+		if topic == nil {
+			b[e.change.Topic] = &brokerTopic{channels: make(map[string]bool)}
+		}
+	case TopicDeleted(e.change.Topic):
+		delete(b, e.change.Topic)
+	case TopicPaused(e.change.Topic), TopicUnpaused(e.change.Topic):
+		if topic == nil {
+			return ErrUnknown
+		}
+		topic.paused = e == TopicPaused(e.change.Topic)
+	case ChannelCreated(e.change.Topic, e.change.Channel):
+		if topic == nil {
+			return ErrUnknown
+		}
+		if !known {
+			topic.channels[e.change.Channel] = false
+		}
+	case ChannelDeleted(e.change.Topic, e.change.Channel):
+		if known {
+			delete(topic.channels, e.change.Channel)
+		}
+	default:
+		if !known {
+			return ErrUnknown
+		}
+		topic.channels[e.change.Channel] = e == ChannelPaused(e.change.Topic, e.change.Channel)
+	}
+	return nil
+}
+
+var errZeroEvent = errors.New("zero event")
+
+func (b broker) metadata() Metadata {
+	m := Metadata{Version: version, Topics: []TopicMetadata{}}
+	for name, topic := range b {
+		channels := []ChannelMetadata{}
+		for channel, paused := range topic.channels {
+			channels = append(channels, ChannelMetadata{channel, paused})
+		}
+		m.Topics = append(m.Topics, TopicMetadata{name, topic.paused, channels})
+	}
+	return sorted(m)
+}
+
+// sorted sorts by name.
+func sorted(m Metadata) Metadata {
+	slices.SortFunc(m.Topics, func(a, b TopicMetadata) int { return cmp.Compare(a.Name, b.Name) })
+	for _, topic := range m.Topics {
+		slices.SortFunc(topic.Channels, func(a, b ChannelMetadata) int { return cmp.Compare(a.Name, b.Name) })
+	}
+	return m
+}
+
+func (b broker) requireEqual(t require.TestingT, loop *Loop) {
+	m := b.metadata()
+	require.Equal(t, m, sorted(loop.Metadata()))
+	channels := 0
+	for _, topic := range m.Topics {
+		channels += len(topic.Channels)
+	}
+	status := loop.Status()
+	require.Equal(t, []int{len(m.Topics), channels}, []int{status.Topics, status.Channels}, "what Status counts")
+}
+
+// simWire watches what a Loop writes to its lookupds, and that it closes what it opens.
+type simWire struct {
+	mu     sync.Mutex
+	open   map[*simConn]bool
+	conns  []*simConn // all there ever were
+	writes []simWrite
+}
+
+// simWrite is what was written at once.
+type simWrite struct {
+	conn  *simConn
+	at    time.Time
+	lines []string
+}
+
+// simConn is a connection of the Loop.
+type simConn struct {
+	net.Conn
+	wire    *simWire
+	address string
+	dialed  time.Time
+	closed  time.Time   // guarded by the wire's mu, as said is
+	said    []time.Time // when IDENTIFY and PING were written
+}
+
+func newSimWire() *simWire { return &simWire{open: make(map[*simConn]bool)} }
+
+type simDial func(ctx context.Context, network, address string) (net.Conn, error)
+
+func (w *simWire) watch(dial simDial) simDial {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		dialed := time.Now()
+		raw, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		c := &simConn{Conn: raw, wire: w, address: address, dialed: dialed}
+		w.mu.Lock()
+		w.open[c] = true
+		w.conns = append(w.conns, c)
+		w.mu.Unlock()
+		return c, nil
+	}
+}
+
+func (c *simConn) Write(p []byte) (int, error) {
+	w := simWrite{conn: c, at: time.Now()}
+	c.wire.mu.Lock()
+	if bytes.HasPrefix(p, []byte("  V1IDENTIFY\n")) {
+		c.said = append(c.said, w.at)
+	} else {
+		w.lines = strings.Split(strings.TrimSuffix(string(p), "\n"), "\n")
+		if w.lines[0] == "PING" {
+			c.said = append(c.said, w.at)
+		}
+		c.wire.writes = append(c.wire.writes, w)
+	}
+	c.wire.mu.Unlock()
+	return c.Conn.Write(p)
+}
+
+func (c *simConn) Close() error {
+	c.wire.mu.Lock()
+	if c.wire.open[c] {
+		delete(c.wire.open, c)
+		c.closed = time.Now()
+	}
+	c.wire.mu.Unlock()
+	return c.Conn.Close()
+}
+
+func (w *simWire) numOpen() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.open)
+}
+
+// longestSilence is the longest time between two heartbeats on a connection,
+// until it ended or, as there is none in a farewell, until the Loop was told to
+// leave.
+func (c *simConn) longestSilence(left []time.Time) (silence time.Duration) {
+	for i := 1; i < len(c.said); i++ {
+		silence = max(silence, c.said[i].Sub(c.said[i-1]))
+	}
+	if len(c.said) == 0 {
+		return silence
+	}
+	last, end := c.said[len(c.said)-1], c.closed
+	for _, at := range left {
+		if at.After(last) && at.Before(end) {
+			end = at
+		}
+	}
+	return max(silence, end.Sub(last))
 }

@@ -2,13 +2,23 @@ package lookuploop
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
+	"github.com/lookuploop/lookuploop/internal/registry"
+	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -131,4 +141,259 @@ func TestPeerInfoHasTheFieldsOfNsqlookupd(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, text, string(again))
 	require.Equal(t, PeerInfo{TCPPort: 4160, HTTPPort: 4161, Version: "1.3.0", Hostname: "h", BroadcastAddress: "b"}, info)
+}
+
+var (
+	allStates = []State{Disconnected, Connecting, Connected}
+	allEvents = []peerEvent{dial, identified, lost}
+)
+
+func TestStatesHaveNames(t *testing.T) {
+	text, err := json.Marshal(append(allStates, State(7)))
+	require.NoError(t, err)
+	require.Equal(t, `["disconnected","connecting","connected","unknown"]`, string(text))
+	require.Equal(t, State(0), Disconnected, "a zero LookupdStatus is disconnected")
+}
+
+func TestTransitionTableIsComplete(t *testing.T) {
+	type step struct {
+		from  State
+		event peerEvent
+	}
+	leads := make(map[step]State)
+	reached := map[State]bool{Disconnected: true}
+	for _, row := range transitions {
+		require.NotContains(t, leads, step{row.from, row.event}, "one event leads to one State")
+		leads[step{row.from, row.event}] = row.to
+		require.NotEqual(t, row.from, row.to)
+		require.NotEmpty(t, row.when)
+		reached[row.to] = true
+	}
+	require.Len(t, reached, len(allStates))
+	for _, from := range allStates {
+		for _, event := range allEvents {
+			to, ok := leads[step{from, event}]
+			if !ok {
+				require.Panics(t, func() { from.next(event) })
+				continue
+			}
+			require.Equal(t, to, from.next(event))
+		}
+		if from != Disconnected {
+			require.Equal(t, Disconnected, from.next(lost), "a connection can be lost at any time")
+		}
+	}
+}
+
+// TestStatesChangeAsTheTableSays plays faults over a connection and watches.
+func TestStatesChangeAsTheTableSays(t *testing.T) {
+	faults := []lookupdtest.Order{
+		lookupdtest.Hangup(), lookupdtest.Drop(), lookupdtest.Hang(), lookupdtest.Refuse(),
+		lookupdtest.Reject("E_INVALID"), lookupdtest.Blackhole(), lookupdtest.On("REGISTER", lookupdtest.Reject("E_BAD_TOPIC")),
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	inBubble(t, func(t *testing.T) {
+		var mu sync.Mutex
+		seen := []State{Disconnected}
+		s := newScene(t, 1, func(o *Options) {
+			o.OnStateChange = func(status LookupdStatus) {
+				mu.Lock()
+				defer mu.Unlock()
+				seen = append(seen, status.State)
+			}
+		})
+		s.notify(TopicCreated("a"), TopicCreated("b"))
+		s.run()
+		for range 40 {
+			lift := s.lookupds[0].Do(faults[random.IntN(len(faults))])
+			s.lookupds[0].CloseConnections()
+			time.Sleep(time.Duration(random.IntN(3000)) * time.Millisecond)
+			lift()
+			time.Sleep(time.Duration(random.IntN(10)) * time.Second)
+		}
+		require.NoError(t, s.end())
+
+		taken := make(map[int]bool)
+		for i := range seen[1:] {
+			row := rowFrom(seen[i], seen[i+1])
+			require.GreaterOrEqual(t, row, 0, "from %v to %v", seen[i], seen[i+1])
+			taken[row] = true
+		}
+		require.Len(t, taken, len(transitions), "each row was taken")
+		require.Equal(t, Disconnected, seen[len(seen)-1])
+	})
+}
+
+func rowFrom(from, to State) int {
+	for i, row := range transitions {
+		if row.from == from && row.to == to {
+			return i
+		}
+	}
+	return -1
+}
+
+// stateDiagram renders the table for README.md.
+func stateDiagram() string {
+	title := func(s State) string { return strings.ToUpper(s.String()[:1]) + s.String()[1:] }
+	var b strings.Builder
+	b.WriteString("```mermaid\nstateDiagram-v2\n    [*] --> " + title(Disconnected) + "\n")
+	for _, row := range transitions {
+		b.WriteString("    " + title(row.from) + " --> " + title(row.to) + ": " + row.when + "\n")
+	}
+	b.WriteString("```\n")
+	return b.String()
+}
+
+func TestDiagramOfTheReadmeIsTheTable(t *testing.T) {
+	for _, row := range transitions {
+		require.NotContains(t, row.when, ":", "mermaid takes a label to the next colon only")
+		require.NotContains(t, row.when, ";")
+	}
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	parts := strings.Split(string(readme), "<!-- states -->\n")
+	require.Len(t, parts, 3, "the diagram stands between two lines <!-- states -->")
+	require.Equal(t, stateDiagram(), parts[1])
+}
+
+func TestResponseErrorSaysWhoWhatAndWhy(t *testing.T) {
+	for _, tt := range []struct {
+		err  ResponseError
+		want string
+	}{
+		{
+			ResponseError{Address: "a:4160", Command: "IDENTIFY", Code: "E_BAD_BODY", Message: "IDENTIFY missing fields"},
+			"lookuploop: a:4160: IDENTIFY: E_BAD_BODY IDENTIFY missing fields",
+		},
+		{
+			ResponseError{Address: "a:4160", Command: "REGISTER", Topic: "orders", Code: "E_BAD_TOPIC", Message: "no"},
+			"lookuploop: a:4160: REGISTER orders: E_BAD_TOPIC no",
+		},
+		{
+			ResponseError{Address: "[::1]:4160", Command: "UNREGISTER", Topic: "orders", Channel: "mail", Code: "E_INVALID"},
+			"lookuploop: [::1]:4160: UNREGISTER orders mail: E_INVALID",
+		},
+	} {
+		require.EqualError(t, &tt.err, tt.want)
+	}
+}
+
+func TestErrorAnswerIsTakenApart(t *testing.T) {
+	loop := newLoop(t)
+	require.NoError(t, loop.Notify(TopicCreated("orders"), ChannelCreated("orders", "mail")))
+	var c registry.Cursor
+	loop.reg.Attach(&c)
+	commands, _, err := loop.reg.Read(&c, 2, registry.Everything, nil)
+	require.NoError(t, err)
+	about := commands[0]
+	for answer, want := range map[string]ResponseError{
+		"E_BAD_TOPIC REGISTER topic name 'a b' is not valid": {Code: "E_BAD_TOPIC", Message: "REGISTER topic name 'a b' is not valid"},
+		"E_INVALID":  {Code: "E_INVALID"},
+		"E_INVALID ": {Code: "E_INVALID"},
+		"E_":         {Code: "E_"},
+	} {
+		want.Address, want.Command, want.Topic, want.Channel = "a:4160", "REGISTER", "orders", "mail"
+		err := public(&wire.AnswerError[registry.Command]{Address: "a:4160", Verb: wire.Register, Tag: about, Text: answer})
+		var found *ResponseError
+		require.ErrorAs(t, err, &found)
+		require.Equal(t, &want, found)
+		var refused *refusedError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, about, refused.cmd)
+	}
+}
+
+func TestRefusalIsFoundAsAResponseErrorAlone(t *testing.T) {
+	answer := &ResponseError{Address: "a:4160", Code: "E_BAD_TOPIC"}
+	err := fmt.Errorf("outer: %w", &refusedError{ResponseError: answer})
+	var found *ResponseError
+	require.True(t, errors.As(err, &found))
+	require.Same(t, answer, found)
+}
+
+func TestSentinelsAreToldApart(t *testing.T) {
+	sentinels := []error{ErrClosed, ErrInvalidName, ErrUnknown, ErrDataPathLocked, ErrCorruptMetadata, ErrResponseTooLarge}
+	for i, err := range sentinels {
+		require.True(t, strings.HasPrefix(err.Error(), "lookuploop: "), err)
+		for _, other := range sentinels[i+1:] {
+			require.NotErrorIs(t, err, other)
+		}
+	}
+}
+
+func TestConnectionsErrorsAreKnownAsOurs(t *testing.T) {
+	inner := fmt.Errorf("lookuploop: a:4160: PING: %w: 5 bytes", wire.ErrTooLarge)
+	err := public(inner)
+	require.ErrorIs(t, err, ErrResponseTooLarge)
+	require.EqualError(t, err, inner.Error())
+	require.NotErrorIs(t, public(io.EOF), ErrResponseTooLarge)
+}
+
+// Errors of internal packages are found by the names that they have here.
+func TestInternalErrorsBecomePublic(t *testing.T) {
+	for internal, want := range map[error]error{
+		nsqdat.ErrLocked:  ErrDataPathLocked,
+		nsqdat.ErrCorrupt: ErrCorruptMetadata,
+		nsqdat.ErrClosed:  ErrClosed,
+	} {
+		require.EqualError(t, internal, want.Error())
+		err := public(fmt.Errorf("%w: and %w", internal, io.ErrUnexpectedEOF))
+		require.EqualError(t, err, want.Error()+": and unexpected EOF")
+		require.ErrorIs(t, err, want)
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF, "what it wraps is found still")
+	}
+	require.NoError(t, public(nil))
+	require.Same(t, io.EOF, public(io.EOF))
+}
+
+func TestIdentifyTakesAnyPeerInfoAndNothingElse(t *testing.T) {
+	for name, tt := range map[string]struct {
+		answer lookupdtest.Order
+		info   PeerInfo
+		want   string // error; empty: none
+	}{
+		"all": {
+			lookupdtest.Reply(`{"tcp_port":1,"http_port":2,"version":"v","hostname":"h","broadcast_address":"b","new":[]}`),
+			PeerInfo{TCPPort: 1, HTTPPort: 2, Version: "v", Hostname: "h", BroadcastAddress: "b"}, "",
+		},
+		"nothing":    {lookupdtest.Reply(`{}`), PeerInfo{}, ""},
+		"OK":         {lookupdtest.Reply("OK"), PeerInfo{}, ""}, // of a lookupd that can't describe itself
+		"no JSON":    {lookupdtest.Reply("hello"), PeerInfo{}, `answer "hello" is no peer info`},
+		"other JSON": {lookupdtest.Reply(`{"tcp_port":"1"}`), PeerInfo{}, `answer "{\"tcp_port\":\"1\"}" is no peer info`},
+		"an error":   {lookupdtest.Reject("E_BAD_BODY no port"), PeerInfo{}, "E_BAD_BODY no port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newScene(t, 1)
+				s.lookupds[0].Do(lookupdtest.On("IDENTIFY", tt.answer))
+				s.run()
+				if tt.want == "" {
+					s.registered()
+					require.Equal(t, tt.info, s.status(1).Info)
+					return
+				}
+				synctest.Wait()
+				require.Equal(t, PeerInfo{}, s.status(1).Info)
+				require.ErrorContains(t, s.status(1).LastError, "lookuploop: lookupd1.test:4160: IDENTIFY: "+tt.want)
+				require.Zero(t, s.status(1).LastHeartbeat)
+			})
+		})
+	}
+}
+
+func FuzzPeerInfo(f *testing.F) {
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		info, err := parsePeerInfo("lookupd.test:4160", answer)
+		if err != nil {
+			require.Zero(t, info)
+			require.True(t, strings.HasPrefix(err.Error(), "lookuploop: lookupd.test:4160: IDENTIFY: answer "), err)
+			require.Less(t, len(err.Error()), 1024, "an error is no place for a whole answer")
+		}
+		for _, text := range []string{info.Version, info.Hostname, info.BroadcastAddress} {
+			require.LessOrEqual(t, len(text), 255)
+		}
+	})
 }

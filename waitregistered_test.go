@@ -3,12 +3,14 @@ package lookuploop
 import (
 	"context"
 	"fmt"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -282,4 +284,60 @@ func TestPersistMetadataWithoutADataPathHasNothingToWaitFor(t *testing.T) {
 	loop := newLoop(t)
 	require.NoError(t, loop.Notify(TopicCreated("orders")))
 	require.NoError(t, loop.PersistMetadata(t.Context()))
+}
+
+// TestPersistMetadataAfterAWriteThatWasNotSynced is about a Loop that could
+// replace nsqd.dat but not sync the directory, and the one that follows: it
+// finds the new file, which a crash would still take back.
+func TestPersistMetadataAfterAWriteThatWasNotSynced(t *testing.T) {
+	const orders = `{"topics":[{"name":"orders","paused":false,"channels":[]}],"version":"0.1.0"}`
+	const nothing = `{"topics":[],"version":"0.1.0"}`
+	for name, tt := range map[string]struct {
+		before    string
+		change    Event
+		after     string
+		atLoading error // of syncing the directory
+	}{
+		"the disk is fine again":              {nothing, TopicCreated("orders"), orders, nil},
+		"it can't be synced either":           {nothing, TopicCreated("orders"), orders, syscall.EIO},
+		"nothing is left and can't be synced": {orders, TopicDeleted("orders"), nothing, syscall.EIO},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				disk := nsqdattest.NewDisk(map[string]string{"nsqd.dat": tt.before})
+				load := func() *Loop {
+					loop := newLoop(t, func(o *Options) { o.DataPath = "data" })
+					loop.disk = disk
+					_, err := loop.LoadMetadata()
+					require.NoError(t, err)
+					return loop
+				}
+				failToSync := func(err error) {
+					disk.Order(func(step string) (f nsqdattest.Fault) {
+						if step == "sync directory" {
+							f.Err = err
+						}
+						return f
+					})
+				}
+				first := load()
+				require.NoError(t, first.Notify(tt.change))
+				failToSync(syscall.EIO)
+				ended, cancel := context.WithCancel(context.Background())
+				cancel()
+				require.ErrorIs(t, first.Run(ended), syscall.EIO)
+
+				failToSync(tt.atLoading)
+				second := load()
+				failToSync(nil)
+				running, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				go second.Run(running)
+				require.NoError(t, second.PersistMetadata(t.Context()))
+				for _, outcome := range disk.AfterCrash() {
+					require.Equal(t, tt.after, outcome.Files()["nsqd.dat"])
+				}
+			})
+		})
+	}
 }

@@ -1,4 +1,4 @@
-package lookuploop
+package main_test
 
 import (
 	"flag"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop"
 	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
@@ -25,32 +26,33 @@ func TestScale(t *testing.T) {
 	start, before := time.Now(), liveMemory()
 	inBubble(t, func(t *testing.T) {
 		const roundTrip = 50 * time.Millisecond
-		s := &scene{t: t, network: lookupdtest.NewNetwork()}
-		s.network.SetLatency(roundTrip / 2)
-		s.network.SetBuffer(1 << 20)
-		var addresses []string
-		for i := range *scaleLookupds {
-			lookupd := s.start(i + 1)
-			if i > 0 { // the first keeps what it is told, the others would take much memory
-				lookupd.Do(lookupdtest.On("REGISTER", lookupdtest.Reply("OK")))
+		network := lookupdtest.NewNetwork()
+		network.SetLatency(roundTrip / 2)
+		network.SetBuffer(1 << 20)
+		var lookupds []*lookupdtest.Server
+		loop := newLoop(t, func(o *lookuploop.Options) {
+			o.Dial = network.Dial
+			for i := range *scaleLookupds {
+				lookupd := network.NewServer(fmt.Sprintf("lookupd%d.test:4160", i+1))
+				t.Cleanup(lookupd.Close)
+				if i > 0 { // the first keeps what it is told, the others would take much memory
+					lookupd.Do(lookupdtest.On("REGISTER", lookupdtest.Reply("OK")))
+				}
+				lookupds = append(lookupds, lookupd)
+				o.LookupdTCPAddresses = append(o.LookupdTCPAddresses, lookupd.TCPAddress)
 			}
-			addresses = append(addresses, lookupd.TCPAddress)
-		}
-		s.loop = newLoop(t, func(o *Options) {
-			o.LookupdTCPAddresses = addresses
-			o.Dial = s.network.Dial
 		})
 		m := someMetadata(*scaleRegistrations)
 		for i := range m.Topics {
 			m.Topics[i].Channels = nil
 		}
-		require.NoError(t, s.loop.SetMetadata(m))
+		require.NoError(t, loop.SetMetadata(m))
 		began := time.Now()
-		s.run()
-		s.registered()
+		defer run(t, loop)()
+		registered(t, loop, 0)
 		took := time.Since(began)
 
-		require.Len(t, s.lookupds[0].Topics(), *scaleRegistrations)
+		require.Len(t, lookupds[0].Topics(), *scaleRegistrations)
 		trips := 2 + windows(*scaleRegistrations)
 		require.LessOrEqual(t, took, time.Duration(trips+1)*roundTrip)
 		t.Attr("lookupds", fmt.Sprint(*scaleLookupds))

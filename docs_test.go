@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -77,4 +78,62 @@ func isExported(receiver ast.Expr) bool {
 	}
 	name, ok := receiver.(*ast.Ident)
 	return ok && name.IsExported()
+}
+
+// The code in the README is that of Example, which is compiled and run.
+func TestREADMEShowsTheExample(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	_, code, found := strings.Cut(string(readme), "```go\n")
+	require.True(t, found)
+	code, _, _ = strings.Cut(code, "```")
+	require.GreaterOrEqual(t, strings.Count(code, "\n"), 20)
+
+	example, err := os.ReadFile("example_test.go")
+	require.NoError(t, err)
+	indented := "\t" + strings.ReplaceAll(strings.TrimSuffix(code, "\n"), "\n", "\n\t")
+	require.Contains(t, string(example), strings.ReplaceAll(indented, "\n\t\n", "\n\n"))
+}
+
+// Each test that README.md and doc.go point to exists.
+func TestTestsThatTheDocumentationNamesExist(t *testing.T) {
+	tests := make(map[string]bool)
+	for _, name := range filesOfTheLibrary(t) {
+		if !strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		for _, decl := range parseFile(t, name, parser.SkipObjectResolution).Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok {
+				tests[f.Name.Name] = true
+			}
+		}
+	}
+	for _, name := range []string{"README.md", "doc.go"} {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		named := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(string(text), -1)
+		require.NotEmpty(t, named, name)
+		for _, test := range named {
+			require.True(t, tests[test], "%s names %s", name, test)
+		}
+	}
+}
+
+// filesOfTheLibrary returns the Go files of the root and of its rooms, which
+// are the packages under internal.
+func filesOfTheLibrary(t *testing.T) (names []string) {
+	for _, pattern := range []string{"*.go", "internal/*/*.go", "internal/*/*/*.go"} {
+		found, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, name := range found {
+			names = append(names, filepath.ToSlash(name))
+		}
+	}
+	return names
+}
+
+func parseFile(t *testing.T, name string, mode parser.Mode) *ast.File {
+	file, err := parser.ParseFile(token.NewFileSet(), name, nil, mode)
+	require.NoError(t, err)
+	return file
 }

@@ -1,4 +1,4 @@
-package lookuploop
+package main_test
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop"
 )
 
 // BenchmarkMemory measures the bytes that a registration takes (a topic with
@@ -17,7 +19,7 @@ import (
 func BenchmarkMemory(b *testing.B) {
 	lookupd := startHelper(b, "lookupdtest")
 	defer lookupd.end()
-	toLookupd := func(o *Options) { // wherever they are said to be
+	toLookupd := func(o *lookuploop.Options) { // wherever they are said to be
 		o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, lookupd.address)
 		}
@@ -47,7 +49,7 @@ func BenchmarkMemory(b *testing.B) {
 		end = run(b, idle)
 		before = liveMemory()
 		require.NoError(b, idle.SetLookupdTCPAddresses(manyAddresses(many)))
-		require.NoError(b, idle.Notify(TopicCreated("orders")))
+		require.NoError(b, idle.Notify(lookuploop.TopicCreated("orders")))
 		registered(b, idle, many)
 		perLookupd = float64(liveMemory()-before) / many
 		end()

@@ -1,6 +1,6 @@
 //go:build unix
 
-package lookuploop
+package main_test
 
 import (
 	"fmt"
@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop"
 )
 
 // BenchmarkSync measures how soon a lookupd that came back, empty, knows
@@ -73,9 +75,9 @@ func singleCommands(n int, roundTrip time.Duration) int {
 }
 
 // syncLoop lets a new Loop announce m to a lookupd.
-func syncLoop(b testing.TB, lookupd process, m Metadata, u *usage) {
+func syncLoop(b testing.TB, lookupd process, m lookuploop.Metadata, u *usage) {
 	defer lookupd.end()
-	loop := newLoop(b, func(o *Options) { o.LookupdTCPAddresses = []string{lookupd.address} })
+	loop := newLoop(b, func(o *lookuploop.Options) { o.LookupdTCPAddresses = []string{lookupd.address} })
 	require.NoError(b, loop.SetMetadata(m))
 	var end func()
 	u.measure(func() {
@@ -88,7 +90,7 @@ func syncLoop(b testing.TB, lookupd process, m Metadata, u *usage) {
 
 // syncSingle lets a singleClient register the first channels of m, and reckons
 // what all would take if these aren't all.
-func syncSingle(b testing.TB, lookupd process, m Metadata, commands int, u *usage) {
+func syncSingle(b testing.TB, lookupd process, m lookuploop.Metadata, commands int, u *usage) {
 	defer lookupd.end()
 	var connecting, registering usage
 	var client singleClient
@@ -124,7 +126,7 @@ func BenchmarkScale(b *testing.B) {
 					addresses = append(addresses, lookupd.address)
 				}
 				before := liveMemory()
-				loop := newLoop(b, func(o *Options) { o.LookupdTCPAddresses = addresses })
+				loop := newLoop(b, func(o *lookuploop.Options) { o.LookupdTCPAddresses = addresses })
 				require.NoError(b, loop.SetMetadata(m))
 				var end func()
 				used.measure(func() {

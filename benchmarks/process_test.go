@@ -1,4 +1,4 @@
-package lookuploop
+package main_test
 
 import (
 	"bufio"

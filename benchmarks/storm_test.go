@@ -1,4 +1,4 @@
-package lookuploop
+package main_test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lookuploop/lookuploop"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -24,6 +25,7 @@ var stormLoops = flag.Int("storm.loops", 200, "how many Loops TestReconnectStorm
 func TestReconnectStorm(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		const window, outage = 100 * time.Millisecond, time.Minute
+		const maxBackoff = 15 * time.Second // Options' default
 		network := lookupdtest.NewNetwork()
 		lookupd := network.NewServer("lookupd.test:4160")
 		defer lookupd.Close()
@@ -36,13 +38,13 @@ func TestReconnectStorm(t *testing.T) {
 			mu.Unlock()
 			return network.Dial(ctx, network_, address)
 		}
-		var loops []*Loop
+		var loops []*lookuploop.Loop
 		for range *stormLoops {
-			loop := newLoop(t, func(o *Options) {
+			loop := newLoop(t, func(o *lookuploop.Options) {
 				o.LookupdTCPAddresses = []string{lookupd.TCPAddress}
 				o.Dial = dial
 			})
-			require.NoError(t, loop.Notify(TopicCreated("orders")))
+			require.NoError(t, loop.Notify(lookuploop.TopicCreated("orders")))
 			defer run(t, loop)()
 			loops = append(loops, loop)
 		}
@@ -89,6 +91,6 @@ func TestReconnectStorm(t *testing.T) {
 		require.LessOrEqual(t, crowd, 3, "attempts at one instant")
 		require.LessOrEqual(t, slices.Max(perWindow), 3**stormLoops/2, "attempts within 100 ms")
 		require.LessOrEqual(t, float64(slices.Max(late)), 4*mean+6, "attempts within 100 ms, once the backoffs have grown")
-		require.LessOrEqual(t, recovery, defaultMaxBackoff)
+		require.LessOrEqual(t, recovery, maxBackoff)
 	})
 }

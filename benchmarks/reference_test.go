@@ -1,11 +1,10 @@
-package lookuploop
+package main_test
 
 import (
 	"bytes"
 	"encoding/binary"
 	"io"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/nsqio/go-nsq"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop"
 )
 
 // singleClient is what the Loop is measured against: it talks to lookupd as
@@ -56,16 +57,20 @@ func dialSingle(b testing.TB, address string) singleClient {
 	c := singleClient{conn}
 	_, err = c.Write(nsq.MagicV1)
 	require.NoError(b, err)
-	opts, err := validOptions().withDefaults()
-	require.NoError(b, err)
-	cmd, err := nsq.Identify(opts.identity())
+	cmd, err := nsq.Identify(map[string]any{
+		"broadcast_address": "broker.test",
+		"hostname":          "broker-host",
+		"tcp_port":          4150,
+		"http_port":         4151,
+		"version":           "0.1.0",
+	})
 	require.NoError(b, err)
 	require.Contains(b, string(c.do(b, cmd)), "broadcast_address")
 	return c
 }
 
 // rawCommands are the bytes that announce m.
-func rawCommands(m Metadata) []byte {
+func rawCommands(m lookuploop.Metadata) []byte {
 	var encoded bytes.Buffer
 	for _, t := range m.Topics {
 		for _, c := range t.Channels {
@@ -104,7 +109,7 @@ type brokerMap struct {
 }
 
 // newBrokerMap has what m has, and shares no name with it.
-func newBrokerMap(m Metadata) *brokerMap {
+func newBrokerMap(m lookuploop.Metadata) *brokerMap {
 	names := &brokerMap{topics: make(map[string]map[string]bool)}
 	for _, t := range m.Topics {
 		topic := strings.Clone(t.Name)
@@ -136,13 +141,4 @@ func (m *brokerMap) deleteTopic(topic string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.topics, topic)
-}
-
-// copyMetadata copies the lists of m, and no names.
-func copyMetadata(m Metadata) Metadata {
-	m.Topics = slices.Clone(m.Topics)
-	for i := range m.Topics {
-		m.Topics[i].Channels = slices.Clone(m.Topics[i].Channels)
-	}
-	return m
 }

@@ -1,0 +1,365 @@
+package lookuploop
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/internal/registry"
+	"github.com/lookuploop/lookuploop/internal/wire"
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+// To lookupd only PING and IDENTIFY are signs of life.
+func TestPingIsSentAmidALongSync(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const interval = 2 * time.Second
+		s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = interval })
+		s.network.SetLatency(20 * time.Millisecond)
+		s.network.SetBandwidth(16 << 10)
+		require.NoError(t, s.loop.SetMetadata(manyTopics(8000)))
+		var heartbeats []time.Time
+		signOfLife := lookupdtest.Observe(func(lookupdtest.Command) { heartbeats = append(heartbeats, time.Now()) })
+		s.lookupds[0].Do(lookupdtest.On("PING", signOfLife))
+		s.lookupds[0].Do(lookupdtest.On("IDENTIFY", signOfLife))
+		started := time.Now()
+		s.run()
+		s.registered()
+		require.Greater(t, time.Since(started), 5*interval)
+		require.EqualValues(t, 1, s.status(1).Connects)
+		require.NoError(t, s.end())
+		for i := range heartbeats[1:] {
+			require.LessOrEqual(t, heartbeats[i+1].Sub(heartbeats[i]), interval+defaultResponseTimeout)
+		}
+		require.LessOrEqual(t, time.Since(heartbeats[len(heartbeats)-1]), interval+defaultResponseTimeout)
+	})
+}
+
+// TestHeartbeatsDuringALongSync is about nsqlookupd hiding a producer that
+// sends no PING, even while it sends a hundred thousand REGISTERs over a slow
+// line or to a lookupd that takes its time for each.
+func TestHeartbeatsDuringALongSync(t *testing.T) {
+	for name, tt := range map[string]struct {
+		bandwidth int // in bytes per second
+		delay     time.Duration
+		commands  int
+	}{
+		"very slow line":    {bandwidth: 20_000, commands: 99_000},
+		"slow line":         {bandwidth: 100_000, commands: 99_000},
+		"line":              {bandwidth: 1_000_000, commands: 99_000},
+		"busy lookupd":      {delay: time.Millisecond, commands: 99_000},
+		"slow lookupd":      {delay: 20 * time.Millisecond, commands: 9900},
+		"very slow lookupd": {delay: 80 * time.Millisecond, commands: 9900},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = 5 * time.Second })
+				s.network.SetBandwidth(tt.bandwidth)
+				s.network.SetLatency(20 * time.Millisecond)
+				s.lookupds[0].Do(lookupdtest.Delay(tt.delay))
+				require.NoError(t, s.loop.SetMetadata(manyChannels(tt.commands/99, 99)))
+				var beats []time.Time
+				for _, command := range []string{"IDENTIFY", "PING"} {
+					s.lookupds[0].Do(lookupdtest.On(command, lookupdtest.Observe(func(lookupdtest.Command) {
+						beats = append(beats, time.Now())
+					})))
+				}
+				began := time.Now()
+				s.run()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				require.NoError(t, s.loop.WaitRegistered(ctx, 0))
+				t.Logf("in sync after %v", time.Since(began))
+				require.NoError(t, s.end())
+
+				require.GreaterOrEqual(t, len(beats), int(time.Since(began)/(6*time.Second)))
+				for i := 1; i < len(beats); i++ {
+					require.LessOrEqual(t, beats[i].Sub(beats[i-1]), 6*time.Second, "heartbeat %d", i)
+				}
+				require.EqualValues(t, 1, s.loop.Status().Lookupds[0].Connects)
+			})
+		})
+	}
+}
+
+// TestLookupdIsKeptBusy is about a long line: the next commands are there when
+// lookupd has carried out those before, so a sync takes what lookupd needs.
+func TestLookupdIsKeptBusy(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const roundTrip, each, commands = 100 * time.Millisecond, 100 * time.Microsecond, 100 * 100
+		s := newScene(t, 1)
+		s.network.SetLatency(roundTrip / 2)
+		s.network.SetBuffer(1 << 20)
+		s.lookupds[0].Do(lookupdtest.Delay(each))
+		require.NoError(t, s.loop.SetMetadata(manyChannels(100, 100)))
+		started := time.Now()
+		s.run()
+		s.registered()
+		const connect = 2 * roundTrip // Dial, IDENTIFY
+		require.LessOrEqual(t, time.Since(started), connect+roundTrip+commands*each*105/100)
+	})
+}
+
+// TestWritesAreSmall is about the size of what is encoded under the registry's lock.
+func TestWritesAreSmall(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		wire := newSimWire()
+		s := newScene(t, 1, func(o *Options) { o.Dial = wire.watch(o.Dial) })
+		require.NoError(t, s.loop.SetMetadata(manyChannels(100, 100)))
+		s.run()
+		s.registered()
+		total := 0
+		for _, write := range wire.writes {
+			require.LessOrEqual(t, len(write.lines), registry.ChunkSize+1)
+			total += len(slices.DeleteFunc(write.lines, func(line string) bool { return line == "PING" }))
+		}
+		require.Equal(t, 100*100, total, "each topic goes with a channel of its own")
+	})
+}
+
+// TestAnswersOneByOneMakeNoTinyWrites is about a full window: each answer
+// would let one command go, in a write and a packet of its own.
+func TestAnswersOneByOneMakeNoTinyWrites(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const commands = 100 * 100
+		var watch dialWatch
+		s := newScene(t, 1, watch.watch)
+		s.lookupds[0].Do(lookupdtest.Delay(100 * time.Microsecond))
+		require.NoError(t, s.loop.SetMetadata(manyChannels(100, 100)))
+		s.run()
+		s.registered()
+		require.Len(t, s.lookupds[0].Topics(), 100)
+		require.Less(t, watch.written(), commands/100, "writes")
+	})
+}
+
+// manyChannels has so many topics with so many channels each.
+func manyChannels(topics, channels int) (m Metadata) {
+	for i := range topics {
+		topic := TopicMetadata{Name: fmt.Sprintf("topic%d", i)}
+		for j := range channels {
+			topic.Channels = append(topic.Channels, ChannelMetadata{Name: fmt.Sprintf("channel%d", j)})
+		}
+		m.Topics = append(m.Topics, topic)
+	}
+	return m
+}
+
+// TestFlappingNameCostsFewCommands lets one topic come and go 50,000 times.
+func TestFlappingNameCostsFewCommands(t *testing.T) {
+	for name, tt := range map[string]struct {
+		trouble func(*scene) (end func())
+		atMost  int
+	}{
+		"not connected yet": {func(s *scene) func() { return s.network.Partition() }, 1},
+		"answers are under way": {func(s *scene) func() {
+			s.network.SetLatency(100 * time.Millisecond)
+			return func() {}
+		}, wire.FirstWindow + 1},
+		"answers don't come": {func(s *scene) func() { return s.lookupds[0].Do(lookupdtest.Hang()) }, wire.FirstWindow + 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newScene(t, 1)
+				heard := listen(s.lookupds[0])
+				var end func()
+				if tt.atMost == 1 {
+					end = tt.trouble(s)
+					s.run()
+				} else {
+					s.run()
+					s.registered()
+					end = tt.trouble(s)
+				}
+				for range 50_000 {
+					s.notify(TopicCreated("orders"))
+					s.notify(TopicDeleted("orders"))
+				}
+				s.notify(TopicCreated("orders"))
+				synctest.Wait()
+				end()
+				s.registered()
+				synctest.Wait()
+				commands := slices.DeleteFunc(heard(), func(c string) bool { return !strings.HasSuffix(c, " orders") })
+				require.LessOrEqual(t, len(commands), tt.atMost)
+				require.Equal(t, []string{"orders"}, announced(s.lookupds[0]))
+			})
+		})
+	}
+}
+
+// A lookupd that falls behind by more deletions than are kept starts over.
+func TestLookupdThatLagsTooManyDeletionsStartsOver(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 2, func(o *Options) { o.ResponseTimeout = time.Minute })
+		s.notify(TopicCreated("orders"))
+		s.run()
+		s.registered()
+		lift := s.lookupds[0].Do(lookupdtest.Hang())
+		s.notify(TopicCreated("stuck"))
+		for i := range wire.FirstWindow + registry.MaxTombstones + 1000 {
+			topic := fmt.Sprintf("topic-%d", i)
+			s.notify(TopicCreated(topic))
+			s.notify(TopicDeleted(topic))
+			if i%1000 == 0 {
+				synctest.Wait() // so that the other keeps up
+			}
+		}
+		synctest.Wait()
+		require.ErrorIs(t, s.status(1).LastError, registry.ErrLagged)
+		lift()
+		s.registered()
+		require.Equal(t, []string{"orders", "stuck"}, announced(s.lookupds[0]))
+		require.Equal(t, []string{"orders", "stuck"}, announced(s.lookupds[1]))
+		require.EqualValues(t, 2, s.status(1).Connects)
+		require.EqualValues(t, 1, s.status(2).Connects)
+	})
+}
+
+// lingeringConn is a connection that breaks at a write, and whose reader gets
+// good answers for a while after its end.
+type lingeringConn struct {
+	net.Conn
+	answers int
+}
+
+func (c *lingeringConn) SetReadDeadline(time.Time) error { return nil }
+
+func (c *lingeringConn) Write(p []byte) (int, error) {
+	if strings.HasPrefix(string(p), "REGISTER") {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *lingeringConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil && c.answers > 0 {
+		c.answers--
+		time.Sleep(200 * time.Millisecond)
+		return copy(p, answerOK), nil
+	}
+	return n, err
+}
+
+func TestAnswersOfAnOldConnectionAcknowledgeNothingOnTheNew(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		replaced := make(chan bool, 1)
+		s := newScene(t, 1, func(o *Options) {
+			dial := o.Dial
+			var last net.Conn
+			o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := dial(ctx, network, address)
+				if last == nil {
+					conn = &lingeringConn{Conn: conn, answers: 10}
+				}
+				last = conn
+				return conn, err
+			}
+			o.OnStateChange = func(status LookupdStatus) {
+				if status.State == Connected && status.Connects == 2 {
+					replaced <- true
+				}
+			}
+		})
+		s.notify(TopicCreated("orders"), TopicCreated("other"))
+		s.lookupds[0].Do(lookupdtest.On("REGISTER", lookupdtest.Delay(900*time.Millisecond)))
+		s.run()
+		<-replaced
+		for range 8 {
+			require.Equal(t, 2, s.status(1).Pending)
+			time.Sleep(100 * time.Millisecond)
+		}
+		s.registered()
+		require.Equal(t, []string{"orders", "other"}, announced(s.lookupds[0]))
+		require.EqualValues(t, 2, s.status(1).Connects)
+	})
+}
+
+// A name that is deleted over HTTP is not announced again by itself, as
+// somebody may be deleting it everywhere.
+func TestResyncAnnouncesWhatLookupdWasToldToForget(t *testing.T) {
+	forget := func(s *scene, path string) {
+		response, err := s.network.Client().Post("http://"+s.lookupds[0].HTTPAddress+path, "", nil)
+		require.NoError(s.t, err)
+		require.NoError(s.t, response.Body.Close())
+		require.Equal(s.t, http.StatusOK, response.StatusCode)
+	}
+	for name, tt := range map[string]struct {
+		interval time.Duration
+		want     []string
+	}{
+		"never":               {0, []string{"other", "other x"}},
+		"after ten minutes":   {10*time.Minute + time.Second, []string{"orders", "orders mail", "orders ship", "other", "other x"}},
+		"with each heartbeat": {15 * time.Second, []string{"orders", "orders mail", "orders ship", "other", "other x"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newScene(t, 1, func(o *Options) { o.ResyncInterval = tt.interval })
+				s.notify(
+					TopicCreated("orders"), ChannelCreated("orders", "mail"), ChannelCreated("orders", "ship"),
+					TopicCreated("other"), ChannelCreated("other", "x"), TopicCreated("gone"),
+				)
+				s.run()
+				s.registered()
+				connected := time.Now()
+				s.notify(TopicDeleted("gone"))
+				s.registered()
+				synctest.Wait()
+				heard := listen(s.lookupds[0])
+				forget(s, "/topic/delete?topic=orders")
+				if tt.interval > time.Minute {
+					time.Sleep(time.Until(connected.Add(tt.interval - 1)))
+					require.NotContains(t, announced(s.lookupds[0]), "orders")
+					time.Sleep(1)
+					synctest.Wait()
+					require.Equal(t, tt.want, announced(s.lookupds[0]))
+					forget(s, "/channel/delete?topic=orders&channel=ship")
+					time.Sleep(tt.interval - 1)
+					require.NotContains(t, announced(s.lookupds[0]), "orders ship")
+				}
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				require.Equal(t, tt.want, announced(s.lookupds[0]))
+
+				commands := heard()
+				registers := slices.DeleteFunc(slices.Clone(commands), func(c string) bool { return c == "PING" })
+				if tt.interval == 0 {
+					require.Empty(t, registers)
+					return
+				}
+				require.InDelta(t, 3*int((time.Hour)/tt.interval), len(registers), 15, "three commands each time")
+				require.NotContains(t, strings.Join(commands, ","), "UNREGISTER")
+				require.NotContains(t, commands, "REGISTER gone")
+			})
+		})
+	}
+}
+
+func TestResyncRepeatsNoDeletion(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 2, func(o *Options) { o.ResyncInterval, o.ResponseTimeout = time.Hour, 3*time.Hour })
+		s.notify(TopicCreated("orders"), TopicCreated("gone"))
+		s.run()
+		s.registered()
+		s.lookupds[1].Do(lookupdtest.Hang())
+		time.Sleep(50 * time.Minute) // by now its answers are late, and what is deleted is kept for it
+		s.notify(TopicDeleted("gone"))
+		require.NoError(t, s.loop.WaitRegistered(t.Context(), 1))
+		require.Equal(t, []string{"orders"}, announced(s.lookupds[0]))
+		require.Equal(t, []string{"gone", "orders"}, announced(s.lookupds[1]))
+
+		heard := listen(s.lookupds[0])
+		time.Sleep(50 * time.Minute)
+		require.Equal(t, []string{"REGISTER orders"}, slices.DeleteFunc(heard(), func(c string) bool { return c == "PING" }))
+	})
+}
