@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -119,6 +120,8 @@ func TestTestsThatTheDocumentationNamesExist(t *testing.T) {
 	}
 }
 
+const modulePath = "github.com/lookuploop/lookuploop"
+
 // filesOfTheLibrary returns the Go files of the root and of its rooms, which
 // are the packages under internal.
 func filesOfTheLibrary(t *testing.T) (names []string) {
@@ -132,8 +135,87 @@ func filesOfTheLibrary(t *testing.T) (names []string) {
 	return names
 }
 
+// roomOf returns the room that a file or a package inside belongs to; empty is
+// the root.
+func roomOf(path string) string {
+	within, isInside := strings.CutPrefix(path, "internal/")
+	if !isInside {
+		return ""
+	}
+	room, _, _ := strings.Cut(within, "/")
+	return room
+}
+
 func parseFile(t *testing.T, name string, mode parser.Mode) *ast.File {
 	file, err := parser.ParseFile(token.NewFileSet(), name, nil, mode)
 	require.NoError(t, err)
 	return file
+}
+
+// The root imports every room. A room imports neither the root nor another
+// room, and its tests don't either, so each can be understood alone.
+func TestRoomsImportNeitherTheRootNorEachOther(t *testing.T) {
+	rooms := make(map[string]bool)
+	imported := make(map[string]bool)
+	for _, name := range filesOfTheLibrary(t) {
+		room := roomOf(name)
+		if room != "" {
+			rooms[room] = true
+		}
+		for _, spec := range parseFile(t, name, parser.ImportsOnly).Imports {
+			path, err := strconv.Unquote(spec.Path.Value)
+			require.NoError(t, err)
+			other := roomOf(strings.TrimPrefix(path, modulePath+"/"))
+			switch {
+			case room != "":
+				require.False(t, path == modulePath || other != "" && other != room, "%s imports %s", name, path)
+			case other != "" && !strings.HasSuffix(name, "_test.go"):
+				imported[other] = true
+			}
+		}
+	}
+	require.Equal(t, map[string]bool{"nsqdat": true, "registry": true, "resolve": true, "wire": true}, rooms)
+	require.Equal(t, rooms, imported, "a room that the root doesn't import is empty")
+}
+
+func TestEachRoomSaysWhatItIsFor(t *testing.T) {
+	for _, name := range filesOfTheLibrary(t) {
+		doc := filepath.Join("internal", roomOf(name), "doc.go")
+		if roomOf(name) == "" {
+			doc = "doc.go"
+		}
+		require.NotNil(t, parseFile(t, doc, parser.ParseComments|parser.PackageClauseOnly).Doc, "the package comment in %s", doc)
+	}
+}
+
+// The README says where everything is: it names each room, and each file of the
+// root but the tests.
+func TestREADMENamesEachRoomAndFile(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	for _, name := range filesOfTheLibrary(t) {
+		if room := roomOf(name); room != "" {
+			require.Contains(t, string(readme), "| [`internal/"+room+"`](internal/"+room+"/doc.go) |")
+		} else if !strings.HasSuffix(name, "_test.go") {
+			require.Contains(t, string(readme), "`"+name+"`")
+		}
+	}
+}
+
+func TestRootFolderIsSmall(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(files), 45)
+}
+
+func TestFilesAreShort(t *testing.T) {
+	for _, name := range filesOfTheLibrary(t) {
+		most := 350
+		if strings.HasSuffix(name, "_test.go") {
+			most = 450
+		}
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		require.LessOrEqual(t, bytes.Count(text, []byte("\n")), most, name)
+	}
 }
