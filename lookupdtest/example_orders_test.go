@@ -70,10 +70,10 @@ func ExampleOn() {
 	defer lookupd.Close()
 	b := connect(lookupd)
 
-	lookupd.Do(lookupdtest.On("REGISTER orders *", lookupdtest.Drop()))
-	fmt.Println(b.ask("REGISTER news mail"))
+	lookupd.Do(lookupdtest.On("REGISTER orders bad-*", lookupdtest.Drop()))
+	fmt.Println(b.ask("REGISTER news bad-1"))
 	fmt.Println(b.ask("REGISTER orders"))
-	fmt.Println(b.ask("REGISTER orders mail"))
+	fmt.Println(b.ask("REGISTER orders bad-2"))
 	// Output:
 	// OK
 	// OK

@@ -2,6 +2,7 @@ package lookupdtest
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -182,14 +183,22 @@ func After(n int, o Order) Order {
 	return o
 }
 
-// On narrows an order to commands that begin with the words of the pattern, where
-// "*" stands for any word: "PING", "REGISTER orders", "* orders mail". It panics for
-// an order that doesn't act on commands, like [Refuse].
+// On narrows an order to commands that begin with the words of the pattern. Each word
+// is a pattern of its own, as [path.Match] has them: "REGISTER orders" is that topic
+// and its channels, "REGISTER * mail" the channel mail of any topic, "* bad-*" any
+// command for topics that begin with bad-, and "REGISTER *[02468]" half of the topics
+// that end in a digit. On panics for a malformed pattern, and for an order that doesn't
+// act on commands, like [Refuse].
 func On(pattern string, o Order) Order {
 	if o.at&^(observing|answering) != 0 {
 		panic(fmt.Sprintf("lookupdtest: On(%q, …): the order doesn't act on commands", pattern))
 	}
 	words := strings.Fields(pattern)
+	for _, word := range words {
+		if _, err := path.Match(word, ""); err != nil {
+			panic(fmt.Sprintf("lookupdtest: On(%q, …): %q: %v", pattern, word, err))
+		}
+	}
 	inner := o.matches
 	o.matches = func(x *exchange) bool {
 		return x.cmd.matches(words) && (inner == nil || inner(x))

@@ -327,6 +327,8 @@ func TestOrdersThatMakeNoSense(t *testing.T) {
 		require.Panics(t, func() { On("PING", o) })
 	}
 	require.Panics(t, func() { Times(0, Hang()) })
+	require.PanicsWithValue(t, `lookupdtest: On("REGISTER bad-[", …): "bad-[": syntax error in pattern`,
+		func() { On("REGISTER bad-[", Drop()) })
 }
 
 func TestOnMatchesWords(t *testing.T) {
@@ -345,6 +347,20 @@ func TestOnMatchesWords(t *testing.T) {
 		{"REGISTER orders *", "REGISTER orders", false},
 		{"REGISTER * mail", "REGISTER orders mail", true},
 		{"REGISTER * mail", "REGISTER orders audit", false},
+		{"REGISTER bad-*", "REGISTER bad-1 mail", true},
+		{"REGISTER bad-*", "REGISTER bad-", true},
+		{"REGISTER bad-*", "REGISTER good", false},
+		{"REGISTER *-bad", "REGISTER orders-bad", true},
+		{"REGISTER *-bad", "REGISTER orders-bad2", false},
+		{"REGISTER *#ephemeral", "REGISTER orders#ephemeral", true},
+		{"*REGISTER orders", "UNREGISTER orders", true},
+		{"*REGISTER * bad-*", "REGISTER orders bad-1", true},
+		{"*REGISTER * bad-*", "REGISTER bad-1 orders", false},
+		{"REGISTER *[02468]", "REGISTER topic-12", true},
+		{"REGISTER *[02468]", "REGISTER topic-13", false},
+		{"REGISTER topic-?", "REGISTER topic-12", false},
+		{"REGISTER *", "REGISTER not/a/name", true},
+		{"REGISTER *", "REGISTER  mail", true}, // an empty word is a word
 	} {
 		require.Equal(t, tt.want, parseCommand([]byte(tt.command)).matches(strings.Fields(tt.pattern)), tt)
 	}

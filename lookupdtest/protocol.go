@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 
@@ -36,14 +37,17 @@ func (c Command) String() string {
 	return strings.Join(append([]string{c.Name}, c.Params...), " ")
 }
 
-// matches says whether the command begins with the words; "*" is any.
-func (c Command) matches(words []string) bool {
-	for i, word := range words {
-		switch {
-		case word == "*" && i <= len(c.Params):
-		case i == 0 && word == c.Name:
-		case i > 0 && i <= len(c.Params) && word == c.Params[i-1]:
-		default:
+// matches says whether the command begins with words that match the patterns.
+func (c Command) matches(patterns []string) bool {
+	if len(patterns) > 1+len(c.Params) {
+		return false
+	}
+	for i, pattern := range patterns {
+		word := c.Name
+		if i > 0 {
+			word = c.Params[i-1]
+		}
+		if matched, _ := path.Match(pattern, word); !matched && pattern != "*" { // to path.Match "*" isn't "a/b"
 			return false
 		}
 	}
