@@ -247,9 +247,11 @@ func ExampleReset() {
 	defer lookupd.Close()
 	b := connect(lookupd)
 
-	lookupd.Do(lookupdtest.Reset())
-	fmt.Println(b.ask("PING"))
+	lookupd.Do(lookupdtest.On("REGISTER bad-*", lookupdtest.Reset())) // as a refusal whose answer is lost
+	fmt.Println(b.ask("REGISTER orders"))
+	fmt.Println(b.ask("REGISTER bad-orders"))
 	// Output:
+	// OK
 	// connection reset
 }
 
@@ -282,6 +284,34 @@ func ExampleReject() {
 	// OK
 	// E_BAD_TOPIC not here
 	// closed after 0 bytes
+}
+
+func ExampleBadTopic() {
+	lookupd := lookupdtest.NewServer()
+	defer lookupd.Close()
+	b := connect(lookupd)
+
+	lookupd.Do(lookupdtest.On("* bad-*", lookupdtest.BadTopic()))
+	fmt.Println(b.ask("REGISTER orders"))
+	fmt.Println(b.ask("REGISTER bad-orders mail"))
+	fmt.Println(b.answer())
+	// Output:
+	// OK
+	// E_BAD_TOPIC REGISTER topic name 'bad-orders' is not valid
+	// closed after 0 bytes
+}
+
+func ExampleBadChannel() {
+	lookupd := lookupdtest.NewServer()
+	defer lookupd.Close()
+	b := connect(lookupd)
+
+	lookupd.Do(lookupdtest.On("* * bad-*", lookupdtest.BadChannel()))
+	fmt.Println(b.ask("REGISTER bad-orders mail"))
+	fmt.Println(b.ask("REGISTER bad-orders bad-mail"))
+	// Output:
+	// OK
+	// E_BAD_CHANNEL REGISTER channel name 'bad-mail' is not valid
 }
 
 func ExampleReply() {

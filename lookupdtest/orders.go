@@ -143,11 +143,39 @@ func Reject(message string) Order {
 	}}
 }
 
+// BadTopic rejects REGISTER and UNREGISTER with nsqlookupd's answer to a topic name that
+// it takes for invalid. Narrow it to the names that are to be refused:
+//
+//	On("* bad-*", BadTopic())        // all that concerns these topics
+//	On("REGISTER bad-*", BadTopic()) // but let them be unregistered
+//
+// The client may get the answer or a reset instead of it, as with [Reject]; with [Reset]
+// in place of BadTopic it always gets the reset, and with [Drop] neither.
+func BadTopic() Order { return rejectName(1, badTopic) }
+
+// BadChannel is [BadTopic] for channels: On("* * bad-*", BadChannel()).
+func BadChannel() Order { return rejectName(2, badChannel) }
+
+// rejectName rejects commands that have a name at the given place.
+func rejectName(place int, refusal func(Command) string) Order {
+	return Order{
+		at: answering,
+		matches: func(x *exchange) bool {
+			return (x.cmd.Name == "REGISTER" || x.cmd.Name == "UNREGISTER") && len(x.cmd.Params) >= place
+		},
+		act: func(x *exchange, next func()) {
+			x.data = frame(x.data, refusal(x.cmd))
+			x.end = closes
+		},
+	}
+}
+
 // Reply answers with any body instead of carrying a command out. The connection goes on.
 func Reply(body string) Order { return Raw(frame(nil, body)) }
 
 // Raw answers with bytes that are sent as they are, without a length before them,
-// instead of carrying a command out. The connection goes on.
+// instead of carrying a command out; with none the command stays without an answer. The
+// connection goes on.
 func Raw(data []byte) Order {
 	data = bytes.Clone(data)
 	return Order{at: answering, act: func(x *exchange, next func()) { x.data = append(x.data, data...) }}

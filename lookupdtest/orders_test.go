@@ -2,6 +2,7 @@ package lookupdtest
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"math"
 	"net"
@@ -40,6 +41,13 @@ func TestOrdersOnTheWire(t *testing.T) {
 		"Reject the second":      {Once(After(1, Reject(badTopic))), ok + frames(badTopic), true, []string{"a"}},
 		"Reject a topic":         {On("REGISTER b", Reject(badTopic)), ok + frames(badTopic), true, []string{"a"}},
 		"Reject a channel":       {On("* * d", Reject("E_BAD_CHANNEL")), ok + ok + frames("E_BAD_CHANNEL"), true, []string{"a", "b"}},
+		"BadTopic":               {BadTopic(), frames("E_BAD_TOPIC REGISTER topic name 'a' is not valid"), true, nil},
+		"BadTopic by pattern":    {On("* [b-z]*", BadTopic()), ok + frames(badTopic), true, []string{"a"}},
+		"BadTopic of a channel":  {On("* c", BadTopic()), ok + ok + frames("E_BAD_TOPIC REGISTER topic name 'c' is not valid"), true, []string{"a", "b"}},
+		"BadChannel":             {BadChannel(), ok + ok + frames("E_BAD_CHANNEL REGISTER channel name 'd' is not valid"), true, []string{"a", "b"}},
+		"BadChannel by pattern":  {On("* * e*", BadChannel()), ok + ok + ok, false, []string{"a", "b", "c"}},
+		"Drop by pattern":        {On("REGISTER [b-z]*", Drop()), ok, true, []string{"a"}},
+		"no answer":              {On("REGISTER b", Raw(nil)), ok + ok, false, []string{"a", "c"}},
 		"Reply":                  {Once(Reply("HELLO")), frames("HELLO") + ok + ok, false, []string{"b", "c"}},
 		"Reply with nothing":     {Times(2, Reply("")), frames("", "") + ok, false, []string{"c"}},
 		"Raw":                    {On("REGISTER b", Raw([]byte("raw"))), ok + "raw" + ok, false, []string{"a", "c"}},
@@ -122,6 +130,34 @@ func TestOrdersOnNewConnections(t *testing.T) {
 				before.do("PING", "OK")
 			}
 		})
+	}
+}
+
+// What nsqlookupd answers to names that are really invalid, BadTopic and BadChannel
+// answer to valid ones, and to no other command.
+func TestBadNamesAreRefusedAsNsqlookupdDoes(t *testing.T) {
+	for command, order := range map[string]Order{
+		"REGISTER %s":        BadTopic(),
+		"UNREGISTER %s":      BadTopic(),
+		"REGISTER %s mail":   BadTopic(),
+		"REGISTER news %s":   BadChannel(),
+		"UNREGISTER news %s": BadChannel(),
+	} {
+		s := NewServer()
+		defer s.Close()
+		refusal := func(name string) string {
+			c := dial(t, s)
+			c.identify()
+			c.do("PING with words", "OK")
+			c.send(fmt.Sprintf(command, name) + "\n")
+			body, err := c.response()
+			require.NoError(t, err)
+			c.expectEnd()
+			return body
+		}
+		want := refusal("inv@lid")
+		s.Do(order)
+		require.Equal(t, want, strings.ReplaceAll(refusal("invalid"), "invalid", "inv@lid"))
 	}
 }
 

@@ -158,12 +158,22 @@ func topicChannel(cmd Command) (topic, channel, refusal string) {
 		channel = cmd.Params[1]
 	}
 	if !nsq.IsValidTopicName(topic) {
-		return "", "", fmt.Sprintf("E_BAD_TOPIC %s topic name '%s' is not valid", cmd.Name, topic)
+		return "", "", badTopic(cmd)
 	}
 	if channel != "" && !nsq.IsValidChannelName(channel) {
-		return "", "", fmt.Sprintf("E_BAD_CHANNEL %s channel name '%s' is not valid", cmd.Name, channel)
+		return "", "", badChannel(cmd)
 	}
 	return topic, channel, ""
+}
+
+// badTopic returns the refusal of a command for its topic.
+func badTopic(cmd Command) string {
+	return fmt.Sprintf("E_BAD_TOPIC %s topic name '%s' is not valid", cmd.Name, cmd.Params[0])
+}
+
+// badChannel returns the refusal of a command for its channel.
+func badChannel(cmd Command) string {
+	return fmt.Sprintf("E_BAD_CHANNEL %s channel name '%s' is not valid", cmd.Name, cmd.Params[1])
 }
 
 // identity returns the answer to IDENTIFY.
