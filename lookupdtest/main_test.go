@@ -9,7 +9,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -20,6 +25,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a test waits for what is to happen; only a red test does.
 const patience = 20 * time.Second
+
+// bubble runs a test in virtual time, on a Network of its own. Under the race detector
+// everything runs on one thread: two that look at due timers of one bubble at the same
+// time can crash the detector itself (https://github.com/golang/go/issues/78156).
+func bubble(t *testing.T, f func(t *testing.T, n *Network)) {
+	info, _ := debug.ReadBuildInfo()
+	if slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	}
+	synctest.Test(t, func(t *testing.T) { f(t, NewNetwork()) })
+}
 
 // client is a connection to a lookupd, for tests that look at single bytes.
 type client struct {
@@ -153,4 +169,20 @@ func decodeJSON[T any](t *testing.T, r io.Reader) T {
 	var v T
 	require.NoError(t, json.NewDecoder(r).Decode(&v))
 	return v
+}
+
+// longDial connects without a deadline.
+func longDial(t *testing.T, s *Server) *client {
+	c := dial(t, s)
+	require.NoError(t, c.SetDeadline(time.Time{}))
+	return c
+}
+
+// mute expects that nothing is read for so long.
+func (c *client) mute(d time.Duration) {
+	c.t.Helper()
+	require.NoError(c.t, c.SetReadDeadline(time.Now().Add(d)))
+	_, err := c.r.ReadByte()
+	require.ErrorIs(c.t, err, os.ErrDeadlineExceeded)
+	require.NoError(c.t, c.SetReadDeadline(time.Time{}))
 }

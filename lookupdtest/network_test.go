@@ -18,11 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bubble runs a test in virtual time, on a Network of its own.
-func bubble(t *testing.T, f func(t *testing.T, n *Network)) {
-	synctest.Test(t, func(t *testing.T) { f(t, NewNetwork()) })
-}
-
 // pair returns the two ends of a connection to peer.test:1.
 func pair(t *testing.T, n *Network) (client, server net.Conn) {
 	t.Helper()
