@@ -193,6 +193,18 @@ func ExampleDelay() {
 	// OK true
 }
 
+func ExampleRate() {
+	lookupd := lookupdtest.NewServer()
+	defer lookupd.Close()
+	b, other := connect(lookupd), connect(lookupd)
+
+	lookupd.Do(lookupdtest.Rate(100)) // commands per second
+	start := time.Now()
+	fmt.Println(b.ask("PING"), other.ask("PING"), b.ask("PING"), time.Since(start) >= 3*10*time.Millisecond)
+	// Output:
+	// OK OK OK true
+}
+
 func ExampleDrip() {
 	lookupd := lookupdtest.NewServer()
 	defer lookupd.Close()

@@ -65,6 +65,7 @@ type standing struct {
 	mu      sync.Mutex // guards what follows
 	skipped int
 	used    int
+	busy    time.Time // until when Rate's turns are taken
 }
 
 // claim says whether the order acts on what it matches now, and whether that was the last time.
@@ -83,6 +84,19 @@ func (o *standing) claim() (acts, last bool) {
 	}
 	o.used++
 	return true, o.used == o.times
+}
+
+// turn takes the next d of a time that all connections share, and returns how long it
+// is until that is over.
+func (o *standing) turn(d time.Duration) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	if o.busy.Before(now) {
+		o.busy = now
+	}
+	o.busy = o.busy.Add(d)
+	return o.busy.Sub(now)
 }
 
 // Do makes the server follow the order, on the connections it has and on new

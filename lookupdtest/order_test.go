@@ -75,6 +75,7 @@ func TestOrdersThatMakeNoSense(t *testing.T) {
 		require.Panics(t, func() { On("PING", o) })
 	}
 	require.Panics(t, func() { Times(0, Hang()) })
+	require.Panics(t, func() { Rate(0) })
 	require.PanicsWithValue(t, `lookupdtest: On("REGISTER bad-[", …): "bad-[": syntax error in pattern`,
 		func() { On("REGISTER bad-[", Drop()) })
 }

@@ -3,6 +3,7 @@ package lookupdtest
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -72,6 +73,21 @@ func HalfOpen() Order {
 func Delay(d time.Duration) Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		if x.sleep(d) {
+			next()
+		}
+	}}
+}
+
+// Rate makes the server carry out n commands per second at most, those of all connections
+// together and in the order in which they come, as an nsqlookupd does that is busy. After
+// a pause it is no faster. In real time, timers keep a single connection to some thousand
+// commands per second. (For a command that takes its time there is [Delay].)
+func Rate(n int) Order {
+	if n < 1 {
+		panic(fmt.Sprintf("lookupdtest: Rate(%d): it is at least one command per second", n))
+	}
+	return Order{at: answering, act: func(x *exchange, next func()) {
+		if x.sleep(x.order.turn(time.Second / time.Duration(n))) {
 			next()
 		}
 	}}

@@ -13,9 +13,68 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// All connections together get what a Rate gives, each its share.
+func TestRate(t *testing.T) {
+	for _, tt := range []struct{ rate, connections, each int }{
+		{1, 1, 3}, {100, 1, 200}, {100, 10, 20}, {1000, 50, 100}, {40_000, 4, 10_000},
+	} {
+		bubble(t, func(t *testing.T, n *Network) {
+			s := n.NewServer("lookupd.test:4160")
+			defer s.Close()
+			clients := make([]*client, tt.connections)
+			for i := range clients {
+				clients[i] = longDial(t, s)
+				clients[i].identify()
+			}
+			s.Do(Rate(tt.rate))
+			time.Sleep(time.Hour) // which earns nothing
+			start := time.Now()
+			for _, c := range clients {
+				c.send(strings.Repeat("PING\n", tt.each))
+			}
+			for round := 1; round <= tt.each; round++ { // one for each, before the next for any
+				for _, c := range clients {
+					c.expect("OK")
+				}
+				due := time.Duration(round*tt.connections) * time.Second / time.Duration(tt.rate)
+				require.Equal(t, due, time.Since(start))
+			}
+		})
+	}
+}
+
+func TestRateOfSomeCommandsUntilLifted(t *testing.T) {
+	bubble(t, func(t *testing.T, n *Network) {
+		order := On("REGISTER", Rate(1))
+		s, other := n.NewServer("lookupd.test:4160"), n.NewServer("other.test:4160")
+		defer s.Close()
+		defer other.Close()
+		c, b := longDial(t, s), longDial(t, other)
+		c.identify()
+		b.identify()
+		lift := s.Do(order)
+		other.Do(order)
+		start := time.Now()
+		c.send(strings.Repeat("PING\n", 10) + strings.Repeat("REGISTER orders\n", 100))
+		b.send("REGISTER orders\n")
+		for range 10 {
+			c.expect("OK")
+		}
+		require.Zero(t, time.Since(start), "a PING takes no turn")
+		c.expect("OK")
+		b.expect("OK")
+		require.Equal(t, time.Second, time.Since(start), "each server has a rate of its own")
+		lift()
+		for range 99 {
+			c.expect("OK")
+		}
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}
+
 // What an order holds when the connection ends is not carried out.
 func TestHeldUntilTheEnd(t *testing.T) {
-	for name, order := range map[string]Order{"delay": Delay(time.Hour), "half-open": HalfOpen(), "hang": Hang()} {
+	for name, order := range map[string]Order{"delay": Delay(time.Hour), "half-open": HalfOpen(), "hang": Hang(), "rate": Rate(1)} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, n *Network) {
 				s := n.NewServer("lookupd.test:4160")
