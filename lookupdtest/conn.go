@@ -161,7 +161,9 @@ func (c *conn) Read(p []byte) (int, error) {
 		n = copy(p, c.held)
 		c.held = c.held[n:]
 	} else {
-		n, err = c.net.Read(p)
+		x := exchange{at: waiting, conn: c, done: c.done}
+		c.server.pass(&x, func(x *exchange) { n, x.err = c.net.Read(p) })
+		err = x.err
 	}
 	if n > 0 {
 		n = c.passBytes(receiving, p[:n], &c.received)
@@ -207,12 +209,17 @@ func (x *exchange) readOn() bool {
 		c.raw.SetReadDeadline(time.Unix(1, 0))
 		err := <-read
 		c.raw.SetReadDeadline(time.Time{})
-		if timeout, ok := errors.AsType[net.Error](err); err == nil || ok && timeout.Timeout() {
+		if err == nil || isTimeout(err) {
 			return true
 		}
 		x.end = closes
 		return false
 	}
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
 }
 
 // keep reads into held, up to a limit. While it runs nobody else touches held.

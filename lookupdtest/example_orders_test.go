@@ -243,6 +243,17 @@ func ExampleCutSent() {
 	// closed after 3 bytes
 }
 
+func ExampleCloseIdle() {
+	lookupd := lookupdtest.NewServer()
+	defer lookupd.Close()
+
+	lookupd.Do(lookupdtest.CloseIdle(10 * time.Millisecond))
+	b := connect(lookupd)
+	fmt.Println(b.answer()) // to nothing
+	// Output:
+	// closed after 0 bytes
+}
+
 func ExampleDrop() {
 	lookupd := lookupdtest.NewServer()
 	defer lookupd.Close()

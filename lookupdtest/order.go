@@ -31,6 +31,7 @@ type point uint8
 const (
 	dialing   point = 1 << iota // a client wants to connect
 	accepted                    // a connection has been made, nothing read from it
+	waiting                     // the server reads, which lasts until there are bytes
 	receiving                   // bytes have come in
 	observing                   // a command has been read, whole
 	answering                   // the command is to be carried out and answered
@@ -47,6 +48,7 @@ type exchange struct {
 	data   []byte          // receiving and sending: the bytes; answering: what goes out, with its length
 	passed int64           // receiving and sending: the connection's bytes before data
 	end    ending          // what becomes of the connection when data has gone out
+	err    error           // waiting: how the read ended
 }
 
 type ending uint8
@@ -179,7 +181,7 @@ func Once(o Order) Order { return Times(1, o) }
 
 // Times makes an order be followed n times, then no more. What counts is what the
 // order acts on: connections for [Refuse] and [Hangup], cuts for [CutReceived] and
-// [CutSent], commands for most. What it holds when it was followed for the last
+// [CutSent], reads for [CloseIdle], commands for most. What it holds when it was followed for the last
 // time stays held until the order is lifted.
 func Times(n int, o Order) Order {
 	if n < 1 {

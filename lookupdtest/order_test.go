@@ -71,7 +71,7 @@ func TestTimesAmongConnections(t *testing.T) {
 }
 
 func TestOrdersThatMakeNoSense(t *testing.T) {
-	for _, o := range []Order{Refuse(), Hangup(), Blackhole(), CutSent(1), CutReceived(1)} {
+	for _, o := range []Order{Refuse(), Hangup(), Blackhole(), CutSent(1), CutReceived(1), CloseIdle(1)} {
 		require.Panics(t, func() { On("PING", o) })
 	}
 	require.Panics(t, func() { Times(0, Hang()) })

@@ -127,6 +127,24 @@ func cut(at point, n int) Order {
 	}
 }
 
+// CloseIdle closes a connection that sends nothing for d, as other implementations of
+// lookupd do; nsqlookupd never does. A connection that the server waits for already is
+// concerned once it has sent something.
+func CloseIdle(d time.Duration) Order {
+	return Order{at: waiting, act: func(x *exchange, next func()) {
+		x.conn.raw.SetReadDeadline(time.Now().Add(d))
+		next()
+		x.conn.raw.SetReadDeadline(time.Time{})
+		select {
+		case <-x.order.lifted:
+			if isTimeout(x.err) {
+				next()
+			}
+		default: // an error ends the connection
+		}
+	}}
+}
+
 // Drop closes the connection instead of carrying a command out.
 func Drop() Order {
 	return Order{at: answering, act: func(x *exchange, next func()) { x.end = closes }}

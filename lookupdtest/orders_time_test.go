@@ -2,7 +2,9 @@ package lookupdtest
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -27,6 +29,7 @@ func TestRate(t *testing.T) {
 				clients[i].identify()
 			}
 			s.Do(Rate(tt.rate))
+			clients[0].do("PING", "OK")
 			time.Sleep(time.Hour) // which earns nothing
 			start := time.Now()
 			for _, c := range clients {
@@ -262,4 +265,64 @@ func TestBlackholeOnRealTCP(t *testing.T) {
 	lift()
 	_, err = c.response()
 	require.NoError(t, err)
+}
+
+func TestCloseIdle(t *testing.T) {
+	for name, configure := range map[string]func(*Server) func(net.Conn) net.Conn{
+		"plain": func(*Server) func(net.Conn) net.Conn { return func(c net.Conn) net.Conn { return c } },
+		"TLS": func(s *Server) func(net.Conn) net.Conn {
+			s.TLS = &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
+			return func(c net.Conn) net.Conn { return tls.Client(c, &tls.Config{InsecureSkipVerify: true}) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *Network) {
+				s := n.NewUnstartedServer("lookupd.test:4160")
+				wrap := configure(s)
+				s.Start()
+				defer s.Close()
+				open := func() *client { return newClient(t, wrap(longDial(t, s).Conn)) }
+				before := open()
+				before.identify()
+				lift := s.Do(CloseIdle(15 * time.Second))
+				before.mute(time.Hour) // the server waited for it already
+				c := open()
+				c.identify()
+				c.do("REGISTER orders", "OK")
+				for range 100 {
+					c.mute(15*time.Second - 1)
+					c.do("PING", "OK")
+				}
+				start := time.Now()
+				c.expectEnd()
+				require.Equal(t, 15*time.Second, time.Since(start))
+				eventually(t, s, func() bool { return len(s.Producers("orders", "")) == 0 })
+
+				before.do("PING", "OK")
+				lift()
+				before.mute(time.Hour)
+				before.do("PING", "OK")
+				before.mute(time.Hour)
+			})
+		})
+	}
+}
+
+// A connection that hangs is not idle, and is still closed for being so after it.
+func TestCloseIdleAndHang(t *testing.T) {
+	bubble(t, func(t *testing.T, n *Network) {
+		s := n.NewServer("lookupd.test:4160")
+		defer s.Close()
+		s.Do(CloseIdle(time.Minute))
+		c := longDial(t, s)
+		c.identify()
+		lift := s.Do(Hang())
+		c.send("PING\n")
+		c.mute(time.Hour)
+		lift()
+		c.expect("OK")
+		start := time.Now()
+		c.expectEnd()
+		require.Equal(t, time.Minute, time.Since(start))
+	})
 }
