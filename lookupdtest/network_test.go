@@ -298,52 +298,6 @@ func TestNetworkLatencyAndBandwidth(t *testing.T) {
 	})
 }
 
-func TestNetworkPartition(t *testing.T) {
-	bubble(t, func(t *testing.T, n *Network) {
-		n.SetLatency(time.Second)
-		a, b := pair(t, n)
-		write(t, a, "arrived")
-		time.Sleep(time.Second)
-		write(t, a, " kept")
-		one, other := n.Partition("peer.test:1"), n.Partition("peer.test")
-		write(t, a, " sent")
-		require.NoError(t, a.Close())
-		require.Equal(t, "arrived", readAll(t, b, 7))
-		require.NoError(t, b.SetReadDeadline(time.Now().Add(time.Hour)))
-		_, err := b.Read(make([]byte, 1))
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-
-		one()
-		one()
-		require.NoError(t, b.SetReadDeadline(time.Now().Add(time.Hour)))
-		_, err = b.Read(make([]byte, 1))
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the other partition stands")
-		time.AfterFunc(time.Minute, other)
-		start := time.Now()
-		require.NoError(t, b.SetReadDeadline(time.Time{}))
-		rest, err := io.ReadAll(b)
-		require.NoError(t, err)
-		require.Equal(t, " kept sent", string(rest))
-		require.Equal(t, time.Minute+time.Second, time.Since(start))
-	})
-}
-
-// A reset sent amid a partition arrives after it, too.
-func TestNetworkPartitionKeepsResets(t *testing.T) {
-	bubble(t, func(t *testing.T, n *Network) {
-		n.SetLatency(time.Second)
-		a, b := pair(t, n)
-		time.AfterFunc(time.Minute, n.Partition())
-		start := time.Now()
-		reset(a)
-		_, err := b.Read(make([]byte, 1))
-		require.ErrorIs(t, err, syscall.ECONNRESET)
-		require.Equal(t, time.Minute+time.Second, time.Since(start))
-		_, err = b.Write([]byte("1"))
-		require.ErrorIs(t, err, syscall.ECONNRESET)
-	})
-}
-
 func TestNetworkDial(t *testing.T) {
 	bubble(t, func(t *testing.T, n *Network) {
 		dial := func(timeout time.Duration, network, address string) (time.Duration, error) {

@@ -172,7 +172,15 @@ func (s *stream) arrival(n int, now time.Time) time.Time {
 	if bandwidth := s.network.bandwidth.Load(); bandwidth > 0 {
 		s.busy = s.busy.Add(time.Duration(int64(n) * int64(time.Second) / bandwidth))
 	}
-	return s.busy.Add(s.network.latency.Load())
+	return s.kept(s.busy.Add(s.network.latency.Load()))
+}
+
+// kept puts what is sent at the very instant at which a partition began behind it.
+func (s *stream) kept(at time.Time) time.Time {
+	if at.Equal(s.stalledAt) {
+		return at.Add(1)
+	}
+	return at
 }
 
 // closeWriter ends the stream: in good order, when what is under way arrives before,
@@ -210,7 +218,7 @@ func (s *stream) resetEnds(at time.Time, ends ...*end) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range ends {
-		e.reset(at)
+		e.reset(s.kept(at))
 	}
 	s.changed.fire()
 }
