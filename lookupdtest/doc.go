@@ -39,7 +39,19 @@
 // # Faults
 //
 // [Server.Do] gives the server orders: to hang, to cut connections after so many bytes,
-// to refuse a name, to answer nonsense, and so on; see [Order].
+// to refuse names, to be slow, to answer nonsense, and so on; see [Order]. Some faults are
+// an order for the names that a pattern matches:
+//
+//	On("* bad-*", BadTopic())               // refused with nsqlookupd's own answer
+//	On("REGISTER * bad-*", BadChannel())    // so is a channel
+//	On("REGISTER bad-*", Reset())           // refused, and the answer is lost
+//	On("REGISTER bad-*", Drop())            // closed without a word
+//	On("REGISTER bad-*", Raw(nil))          // never answered, and the connection stays
+//	On("REGISTER bad-*", Reply("E_INVALID")) // refused, and the connection stays
+//	On("REGISTER", Rate(1000))              // 1,000 registrations per second, of all brokers
+//
+// To restart a server at the same address, empty, there are [Server.Stop] and
+// [Server.Start], and within one command [Restart].
 //
 // # Networks in memory
 //
@@ -51,7 +63,12 @@
 //		network.SetLatency(20 * time.Millisecond)
 //		lookupd := network.NewServer("lookupd.test:4160")
 //		defer lookupd.Close()
-//		startBroker("lookupd.test:4160", network.Dial)
+//		startBroker(Options{
+//			LookupdTCPAddresses: []string{"lookupd.test:4160"},
+//			Dial:                network.Dial,
+//			HTTPClient:          network.Client(),
+//			Resolver:            network, // it has the methods of a net.Resolver
+//		})
 //		heal := network.Partition("lookupd.test")
 //		time.Sleep(time.Hour) // takes no time
 //		heal()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Topics returns the topics that the server knows, sorted: those whose producers
@@ -73,6 +74,20 @@ func (s *Server) Wait(ctx context.Context, cond func() bool) error {
 			return fmt.Errorf("lookupdtest: the condition that was waited for did not come true: %w", ctx.Err())
 		}
 	}
+}
+
+// listed is how much of a list an error shows.
+const listed = 10
+
+// list returns items for people to read.
+func list(items []string) string {
+	if len(items) == 0 {
+		return "none"
+	}
+	if more := len(items) - listed; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(items[:listed], ", "), more)
+	}
+	return strings.Join(items, ", ")
 }
 
 // database returns that of the present run, an empty one when the server is stopped.

@@ -25,6 +25,7 @@ func (n *Network) listen(address string, admit func(context.Context) bool) (net.
 	if n.listeners[address] != nil {
 		return nil, &net.OpError{Op: "listen", Net: "tcp", Addr: name(address), Err: syscall.EADDRINUSE}
 	}
+	n.know(address)
 	l := &listener{network: n, address: address, admit: admit}
 	n.listeners[address] = l
 	return l, nil

@@ -16,9 +16,10 @@ import (
 )
 
 // A Network is a TCP network in memory: servers listen on it under any name, clients
-// reach them with [Network.Dial] and [Network.Client]. It works in the bubbles of
-// testing/synctest, where latency and deadlines pass in virtual time; make the Network
-// inside the bubble then. All methods may be called by any goroutine.
+// reach them with [Network.Dial] and [Network.Client], and look their names up with
+// LookupNetIP and LookupSRV. It works in the bubbles of testing/synctest, where latency
+// and deadlines pass in virtual time; make the Network inside the bubble then. All
+// methods may be called by any goroutine.
 //
 // Connections behave as TCP's do where a test could notice: they have a buffer in each
 // direction, data written before an orderly close can still be read, and a close with
@@ -34,7 +35,11 @@ type Network struct {
 	listeners  map[string]*listener
 	links      map[*link]bool // open connections
 	partitions []*partition
-	clients    int // how many there have been
+	clients    int                  // how many there have been
+	hosts      []string             // those of all servers that were made; the place gives the IP address
+	addresses  map[string]bool      // of all servers that were made
+	names      map[string][]string  // by SetHosts
+	services   map[string][]net.SRV // by SetSRV
 }
 
 // link is a connection with its two ends.
@@ -51,9 +56,22 @@ const defaultBuffer = 64 << 10
 // NewNetwork returns a network without latency, with 64 KiB of buffer for each
 // direction of a connection.
 func NewNetwork() *Network {
-	n := &Network{listeners: make(map[string]*listener), links: make(map[*link]bool)}
+	n := &Network{
+		listeners: make(map[string]*listener),
+		links:     make(map[*link]bool),
+		addresses: make(map[string]bool),
+		names:     make(map[string][]string),
+		services:  make(map[string][]net.SRV),
+	}
 	n.buffer.Store(defaultBuffer)
 	return n
+}
+
+// made panics for a Network that NewNetwork didn't make.
+func (n *Network) made() {
+	if n.listeners == nil {
+		panic("lookupdtest: a Network literal: make it with NewNetwork")
+	}
 }
 
 // NewServer returns a started server, with its TCP port at addr ("lookupd.test:4160")
@@ -67,6 +85,7 @@ func (n *Network) NewServer(addr string) *Server {
 // NewUnstartedServer returns a server as NewServer does, whose fields can be set
 // before its Start.
 func (n *Network) NewUnstartedServer(addr string) *Server {
+	n.made()
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		panic("lookupdtest: " + err.Error())
@@ -75,7 +94,12 @@ func (n *Network) NewUnstartedServer(addr string) *Server {
 	if err != nil || number < 1 || number > 65534 {
 		panic(fmt.Sprintf("lookupdtest: address %s: the port must be from 1 to 65534, and HTTP gets the next one", addr))
 	}
-	return newServer(n, addr, net.JoinHostPort(host, strconv.Itoa(number+1)))
+	http := net.JoinHostPort(host, strconv.Itoa(number+1))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.know(addr)
+	n.know(http)
+	return newServer(n, addr, http)
 }
 
 // Client returns a client whose requests go over the network. It keeps no connection
@@ -99,10 +123,12 @@ func (n *Network) SetBuffer(bytes int) { n.buffer.Store(int64(max(1, bytes))) }
 // ("lookupd.test:4160") or by host ("lookupd.test"); without any, to and from all.
 // What is sent meanwhile, the end of a connection too, arrives after heal was called
 // for all partitions that concern it; Dial waits. heal may be called more than once.
+// Partition panics where no server was made.
 func (n *Network) Partition(addr ...string) (heal func()) {
 	p := &partition{hosts: slices.Clone(addr)}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.mustKnow("Partition", addr...)
 	n.partitions = append(n.partitions, p)
 	n.stallLinks()
 	return sync.OnceFunc(func() {
@@ -115,39 +141,60 @@ func (n *Network) Partition(addr ...string) (heal func()) {
 }
 
 // Reset resets the connections to the given servers, named as for Partition; without
-// any, all. Both sides lose what they have not read.
+// any, all. Both sides lose what they have not read. Reset panics where no server was made.
 func (n *Network) Reset(addr ...string) {
-	n.mu.Lock()
-	var hit []*link
-	for l := range n.links {
-		if concerns(addr, l.server) {
-			hit = append(hit, l)
-		}
-	}
-	n.mu.Unlock()
-	for _, l := range hit {
+	for _, l := range n.linksTo(addr) {
 		l.a.breakOff()
 		l.b.breakOff()
 	}
 }
 
-// Dial connects to a server; it fits the Dial of an [http.Transport] and of a broker's
-// options. It fails with "connection refused" where nobody listens, and waits, until
-// ctx ends, while there is a partition or the server is told to be a [Blackhole].
+func (n *Network) linksTo(addr []string) []*link {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.mustKnow("Reset", addr...)
+	var found []*link
+	for l := range n.links {
+		if concerns(addr, l.server) {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+// Dial connects to a server, by its host or an IP address or name that leads there; of
+// several it takes the first that it can. It fits the DialContext of an [http.Transport]
+// and the Dial of a broker's options. It fails with "connection refused" where nobody
+// listens, and waits, until ctx ends, while there is a partition or the server is told to
+// be a [Blackhole].
 func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := n.dial(ctx, network, address)
+	conn, err := n.dialAny(ctx, network, address)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: name(address), Err: err}
 	}
 	return conn, nil
 }
 
-func (n *Network) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (n *Network) dialAny(ctx context.Context, network, address string) (net.Conn, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
 	default:
 		return nil, net.UnknownNetworkError(network)
 	}
+	n.mu.Lock()
+	targets, err := n.targets(address)
+	n.mu.Unlock()
+	for _, target := range targets {
+		var conn net.Conn
+		if conn, err = n.dial(ctx, target); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+// dial connects to a server at its own address.
+func (n *Network) dial(ctx context.Context, address string) (net.Conn, error) {
 	if err := n.travel(ctx, address); err != nil {
 		return nil, err
 	}

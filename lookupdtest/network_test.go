@@ -259,6 +259,8 @@ func TestNetworkResets(t *testing.T) {
 	t.Run("only those named", func(t *testing.T) {
 		bubble(t, func(t *testing.T, n *Network) {
 			a, b := pair(t, n)
+			n.NewUnstartedServer("other.test:1")
+			n.NewUnstartedServer("peer.test:1") // and its HTTP, at 2
 			n.Reset("other.test", "peer.test:2")
 			write(t, a, "x")
 			require.Equal(t, "x", readAll(t, b, 1))
