@@ -52,6 +52,7 @@ func (s *Server) Producers(topic, channel string) []string {
 
 // Connections returns how many connections to the TCP port there are.
 func (s *Server) Connections() int {
+	s.made()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns)
@@ -61,8 +62,9 @@ func (s *Server) Connections() int {
 // each command, HTTP request, connection that began or ended, order given, followed
 // or lifted, Start and Stop: it may look at whatever these change. cond is called by
 // the goroutine that called Wait, under no lock. When ctx ends before, the error wraps
-// ctx.Err().
+// ctx.Err() and says what the server knows.
 func (s *Server) Wait(ctx context.Context, cond func() bool) error {
+	s.made()
 	for {
 		changed := s.changed.next()
 		if cond() {
@@ -71,9 +73,29 @@ func (s *Server) Wait(ctx context.Context, cond func() bool) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("lookupdtest: the condition that was waited for did not come true: %w", ctx.Err())
+			return fmt.Errorf("lookupdtest: %s: the condition that was waited for did not come true: %w; the server %s",
+				s.TCPAddress, ctx.Err(), s.summary())
 		}
 	}
+}
+
+// summary says what there is, for those who expected something else.
+func (s *Server) summary() string {
+	s.mu.Lock()
+	running := s.conns != nil
+	s.mu.Unlock()
+	if !running {
+		return "is stopped"
+	}
+	var registered []string
+	for _, topic := range s.Topics() {
+		registered = append(registered, fmt.Sprintf("%s by [%s]", topic, list(s.Producers(topic, ""))))
+		for _, channel := range s.Channels(topic) {
+			registered = append(registered, fmt.Sprintf("%s %s by [%s]", topic, channel, list(s.Producers(topic, channel))))
+		}
+	}
+	return fmt.Sprintf("has connections: %d, standing orders: %d, registered: %s",
+		s.Connections(), len(s.standing()), list(registered))
 }
 
 // listed is how much of a list an error shows.
@@ -92,6 +114,7 @@ func list(items []string) string {
 
 // database returns that of the present run, an empty one when the server is stopped.
 func (s *Server) database() *database {
+	s.made()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.db

@@ -111,8 +111,13 @@ func (o *standing) turn(d time.Duration) time.Duration {
 // not.) Stop and Start leave orders standing. Orders concern the TCP port; for HTTP
 // there is Server.WrapHTTP.
 //
-// Do may be called at any time, by several goroutines, and by [Observe]'s function.
+// Do may be called at any time, by several goroutines, and by [Observe]'s function. It
+// panics for the zero Order, which says nothing.
 func (s *Server) Do(order Order) (lift func()) {
+	s.made()
+	if order.at == 0 {
+		panic("lookupdtest: Do of an empty Order: make it with a function such as Hang")
+	}
 	o := &standing{Order: order, lifted: make(chan struct{})}
 	s.mu.Lock()
 	orders := append(slices.Clone(s.standing()), o)

@@ -76,6 +76,10 @@ func TestOrdersThatMakeNoSense(t *testing.T) {
 	}
 	require.Panics(t, func() { Times(0, Hang()) })
 	require.Panics(t, func() { Rate(0) })
+	for _, empty := range []Order{{}, Once(Order{}), On("PING", Order{})} {
+		require.PanicsWithValue(t, "lookupdtest: Do of an empty Order: make it with a function such as Hang",
+			func() { NewUnstartedServer().Do(empty) })
+	}
 	require.PanicsWithValue(t, `lookupdtest: On("REGISTER bad-[", …): "bad-[": syntax error in pattern`,
 		func() { On("REGISTER bad-[", Drop()) })
 }

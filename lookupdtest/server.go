@@ -17,7 +17,8 @@ import (
 	"go.uber.org/atomic"
 )
 
-// A Server is an nsqlookupd in memory. Its methods may be called by any goroutine;
+// A Server is an nsqlookupd in memory, made by [NewServer], [NewUnstartedServer] or
+// those of a [Network]. Its methods may be called by any goroutine;
 // the fields are set before the first Start and not changed after.
 type Server struct {
 	// TCPAddress and HTTPAddress are host:port. Start listens there and, where the
@@ -94,9 +95,17 @@ func newServer(n *Network, tcp, http string) *Server {
 	}
 }
 
+// made panics for a Server that no function of this package made.
+func (s *Server) made() {
+	if s.lifecycle == nil {
+		panic("lookupdtest: a Server literal: make it with NewServer, NewUnstartedServer or those of a Network")
+	}
+}
+
 // Start listens at the server's addresses, with an empty database. It does nothing
 // when the server runs. It panics when it can't listen or after Close.
 func (s *Server) Start() {
+	s.made()
 	s.lifecycle <- struct{}{}
 	defer func() { <-s.lifecycle }()
 	if s.closed {
@@ -137,6 +146,7 @@ func (s *Server) Start() {
 // does that is killed. It returns when no goroutine of the server is left.
 // The server can be started again. Stop does nothing when the server is stopped.
 func (s *Server) Stop() {
+	s.made()
 	s.lifecycle <- struct{}{}
 	defer func() { <-s.lifecycle }()
 	s.stop()
@@ -144,6 +154,7 @@ func (s *Server) Stop() {
 
 // Close is Stop for good. It may be called more than once.
 func (s *Server) Close() {
+	s.made()
 	s.lifecycle <- struct{}{}
 	defer func() { <-s.lifecycle }()
 	s.closed = true
@@ -174,6 +185,7 @@ func (s *Server) stop() {
 
 // CloseConnections resets the connections to the TCP port; new ones are served.
 func (s *Server) CloseConnections() {
+	s.made()
 	s.mu.Lock()
 	conns := slices.Collect(maps.Keys(s.conns))
 	s.mu.Unlock()

@@ -212,6 +212,53 @@ func TestWait(t *testing.T) {
 }
 
 // A change that comes while the condition is asked is not missed.
+func TestWaitSaysWhatTheServerKnows(t *testing.T) {
+	s := NewNetwork().NewServer("lookupd.test:4160")
+	defer s.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	never := func() bool { return false }
+	says := func(what string) {
+		t.Helper()
+		err := s.Wait(ctx, never)
+		require.ErrorIs(t, err, context.Canceled)
+		require.EqualError(t, err, "lookupdtest: lookupd.test:4160: the condition that was waited for did not come true: "+
+			"context canceled; the server "+what)
+	}
+	says("has connections: 0, standing orders: 0, registered: none")
+	a, b := dial(t, s), dial(t, s)
+	a.identify()
+	b.identify()
+	a.do("REGISTER orders mail", "OK")
+	b.do("REGISTER orders", "OK")
+	b.do("REGISTER news", "OK")
+	b.do("UNREGISTER news", "OK")
+	s.Do(On("REGISTER", Hang()))
+	says("has connections: 2, standing orders: 1, registered: news by [none], " +
+		"orders by [broker.test:4150, broker.test:4150], orders mail by [broker.test:4150]")
+	for i := range 100 {
+		s.database().create(fmt.Sprintf("topic-%03d", i), "")
+	}
+	require.ErrorContains(t, s.Wait(ctx, never), "topic-006 by [none] and 93 more")
+	s.Stop()
+	says("is stopped")
+}
+
+func TestServerLiteral(t *testing.T) {
+	s := new(Server)
+	for name, f := range map[string]func(){
+		"Start": s.Start, "Stop": s.Stop, "Close": s.Close, "CloseConnections": s.CloseConnections,
+		"Do":          func() { s.Do(Hang()) },
+		"Connections": func() { s.Connections() },
+		"Topics":      func() { s.Topics() },
+		"Channels":    func() { s.Channels("orders") },
+		"Producers":   func() { s.Producers("orders", "") },
+		"Wait":        func() { s.Wait(t.Context(), func() bool { return true }) },
+	} {
+		require.PanicsWithValue(t, "lookupdtest: a Server literal: make it with NewServer, NewUnstartedServer or those of a Network", f, name)
+	}
+}
+
 func TestWaitSeesWhatChangesMeanwhile(t *testing.T) {
 	s := NewUnstartedServer()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
