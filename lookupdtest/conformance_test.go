@@ -106,6 +106,8 @@ type target struct {
 	hostname  string
 	version   string
 	process   bool // a real nsqlookupd
+
+	keepsEphemeralTopics bool // as nsqlookupd before 1.2.0
 }
 
 // identity is what the target says of itself.
@@ -137,6 +139,20 @@ func TestConformanceNetwork(t *testing.T) {
 		tcp: s.TCPAddress, http: s.HTTPAddress,
 		dial: n.Dial, client: n.Client(),
 		hostname: "vm", version: "1.3.0",
+	})
+}
+
+// What nsqlookupd did before 1.2.0, against the suite as it is for such a one.
+func TestConformanceKeepEphemeralTopics(t *testing.T) {
+	n := NewNetwork()
+	s := n.NewUnstartedServer("lookupd.test:4260")
+	s.KeepEphemeralTopics = true
+	s.Start()
+	defer s.Close()
+	testConformance(t, target{
+		tcp: s.TCPAddress, http: s.HTTPAddress,
+		dial: n.Dial, client: n.Client(),
+		hostname: "lookupd.test", version: "1.3.0", keepsEphemeralTopics: true,
 	})
 }
 
@@ -173,6 +189,7 @@ func TestConformanceNSQLookupd(t *testing.T) {
 		require.True(t, time.Now().Before(deadline), "%s does not answer: %v", binary, err)
 	}
 	l.version = info.Version
+	l.keepsEphemeralTopics = strings.HasPrefix(l.version, "1.0.") || strings.HasPrefix(l.version, "1.1.")
 	t.Logf("comparing with nsqlookupd v%s", l.version)
 	testConformance(t, l)
 }
@@ -194,6 +211,14 @@ func testConformance(t *testing.T, l target) {
 	require.NotEmpty(t, recorded.HTTP)
 	for _, conv := range recorded.Conversations {
 		t.Run(conv.Name, func(t *testing.T) { l.replay(t, conv) })
+	}
+
+	if l.keepsEphemeralTopics { // the rest of the suite doesn't
+		_, _, topics, err := l.request(t, "GET", "/topics")
+		require.NoError(t, err)
+		require.Contains(t, topics, `"t#ephemeral"`)
+		_, _, _, err = l.request(t, "POST", "/topic/delete?topic=t%23ephemeral")
+		require.NoError(t, err)
 	}
 
 	l.waitForNobody(t)
@@ -224,9 +249,10 @@ func (l target) compare(t *testing.T, r request) {
 	status, header, body, err := l.request(t, r.Method, r.Path)
 	require.NoError(t, err)
 	require.Equal(t, r.Status, status)
-	for _, name := range []string{"Allow", "Content-Type", nsqHeader} {
+	for _, name := range []string{"Content-Type", nsqHeader} {
 		require.Equal(t, r.Header[name], header.Get(name), name)
 	}
+	require.ElementsMatch(t, strings.Split(r.Header["Allow"], ", "), strings.Split(header.Get("Allow"), ", "), "in no order before 1.2.1")
 	if r.Header["Content-Type"] != jsonHeader["Content-Type"] {
 		require.Equal(t, r.Body, body)
 		return

@@ -99,8 +99,9 @@ func (db *database) register(p *peer, topic, channel string) {
 
 // unregister takes p from the channel or, when none is named, from the topic and
 // all its channels. Keys stay, but for that of an ephemeral with no producer left;
-// ephemeral channels of an unregistered topic stay too.
-func (db *database) unregister(p *peer, topic, channel string) {
+// ephemeral channels of an unregistered topic stay too, and so does an ephemeral topic
+// itself if keepTopic.
+func (db *database) unregister(p *peer, topic, channel string, keepTopic bool) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if channel != "" {
@@ -117,7 +118,7 @@ func (db *database) unregister(p *peer, topic, channel string) {
 	}
 	if r := db.topics[topic]; r != nil {
 		r.remove(p)
-		if len(r.producers) == 0 && strings.HasSuffix(topic, ephemeral) {
+		if len(r.producers) == 0 && strings.HasSuffix(topic, ephemeral) && !keepTopic {
 			db.removeTopic(r)
 		}
 	}

@@ -18,10 +18,12 @@
 // /channels /nodes /debug, /topic/create|delete|tombstone, /channel/create|delete) and
 // the registration database behind both. Recorded conversations with nsqlookupd v1.3.0
 // are replayed against it byte for byte, and the same suite runs against a real one when
-// the environment variable NSQLOOKUPD names its binary. Worth knowing, since brokers meet it:
+// the environment variable NSQLOOKUPD names its binary: versions 1.0.0-compat, 1.1.0,
+// 1.2.0, 1.2.1 and 1.3.0 agree with it. Worth knowing, since brokers meet it:
 //
 //   - Topics and channels stay when their last producer is gone, until they are deleted
-//     by HTTP. Only an ephemeral one goes, and only when it is unregistered.
+//     by HTTP. Only an ephemeral one goes, and only when it is unregistered; before
+//     nsqlookupd 1.2.0 only channels did, see [Server].KeepEphemeralTopics.
 //   - A producer is a connection: a node that is connected twice is listed twice. When a
 //     connection ends all its registrations go.
 //   - UNREGISTER of a topic takes the producer from the topic's channels too.

@@ -129,7 +129,7 @@ func (c *conn) execute(cmd Command) (answer string, fatal bool) {
 		if cmd.Name == "REGISTER" {
 			c.db.register(c.peer, topic, channel)
 		} else {
-			c.db.unregister(c.peer, topic, channel)
+			c.db.unregister(c.peer, topic, channel, c.server.KeepEphemeralTopics)
 		}
 		return "OK", false
 	}

@@ -38,6 +38,10 @@ type Server struct {
 	// 0 means nsqlookupd's default, 45 s.
 	TombstoneLifetime time.Duration
 
+	// KeepEphemeralTopics keeps the name of an ephemeral topic that its last producer
+	// unregistered, as nsqlookupd does before 1.2.0.
+	KeepEphemeralTopics bool
+
 	// TLS makes the TCP port speak TLS, as a lookupd behind a TLS proxy does. HTTP
 	// stays plain.
 	TLS *tls.Config
