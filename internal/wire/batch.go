@@ -17,7 +17,7 @@ const (
 type command[T any] struct {
 	verb   string
 	tag    T
-	sentAt time.Duration // since the connection was made
+	sentAt time.Duration // by the connection's clock
 	heard  int           // answers that had come by then
 }
 

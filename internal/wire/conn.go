@@ -16,18 +16,21 @@ import (
 // Conn is one connection to one lookupd. Its commands carry tags of type T.
 type Conn[T any] struct {
 	address string
-	conn    net.Conn
-	reader  *bufio.Reader // Identify's, later the reader's
+	socket  socket
+	reader  *bufio.Reader // of the socket; Identify's, later the reader's
 	timeout time.Duration // for each answer
 	limit   int           // of an answer, in bytes
-	started time.Time
 	late    time.Duration // answers that take longer are late; settled by Identify
 
-	mu       sync.Mutex // guards the read deadline too: it belongs to the oldest in flight, or to the write
+	started time.Time
+
+	mu       sync.Mutex // held, too, while what the socket expects is set: the oldest in flight, or the write
 	inFlight queue[T]
-	writing  bool // a write is under way
-	window   int  // at least 1
-	heard    int  // answers since IDENTIFY
+	writing  bool          // a write is under way
+	window   int           // at least 1
+	heard    int           // answers since IDENTIFY
+	stopped  time.Duration // when the clock was stopped, which see; 0: it runs
+	stood    time.Duration // how long it was stopped, in all
 
 	answered chan struct{} // capacity 1: the reader sends, the writer receives
 
@@ -39,10 +42,9 @@ type Conn[T any] struct {
 // NewConn makes a Conn of what was dialed. The address is for errors. Each answer
 // may take the timeout and have maxResponseSize bytes.
 func NewConn[T any](address string, conn net.Conn, timeout time.Duration, maxResponseSize int) *Conn[T] {
-	return &Conn[T]{
+	c := &Conn[T]{
 		address:  address,
-		conn:     conn,
-		reader:   bufio.NewReaderSize(conn, readBufferSize),
+		socket:   socket{Conn: conn},
 		timeout:  timeout,
 		limit:    maxResponseSize,
 		started:  time.Now(),
@@ -51,12 +53,14 @@ func NewConn[T any](address string, conn net.Conn, timeout time.Duration, maxRes
 		answered: make(chan struct{}, 1),
 		done:     make(chan struct{}),
 	}
+	c.reader = bufio.NewReaderSize(&c.socket, readBufferSize)
+	return c
 }
 
 // Close closes the socket at once; a tls.Conn by itself would first try to say
 // goodbye for up to 5 s. Any goroutine may call it, more than once.
 func (c *Conn[T]) Close() {
-	conn := c.conn
+	conn := c.socket.Conn
 	for {
 		outer, ok := conn.(interface{ NetConn() net.Conn })
 		if !ok {
@@ -68,7 +72,7 @@ func (c *Conn[T]) Close() {
 }
 
 // SetWriteDeadline bounds a Send that is under way, and all that follow.
-func (c *Conn[T]) SetWriteDeadline(t time.Time) { c.conn.SetWriteDeadline(t) }
+func (c *Conn[T]) SetWriteDeadline(t time.Time) { c.socket.SetWriteDeadline(t) }
 
 // Identify sends the magic and IDENTIFY with the body. It comes before
 // everything else. It returns what lookupd says of itself, as JSON and valid
@@ -83,13 +87,16 @@ func (c *Conn[T]) Identify(body map[string]any) (answer []byte, err error) {
 	hello.Write(nsq.MagicV1)
 	cmd.WriteTo(&hello)
 
-	c.conn.SetDeadline(time.Now().Add(c.timeout))
-	_, writeErr := c.conn.Write(hello.Bytes())
+	due := time.Now().Add(c.timeout)
+	c.socket.SetWriteDeadline(due)
+	c.socket.expect(due)
+	_, writeErr := c.socket.Write(hello.Bytes())
 	answer, err = readResponse(c.reader, c.limit) // after a failed write too: it may say why
 	if err != nil {
 		return nil, c.explain(Identify, errors.Join(writeErr, err))
 	}
-	c.conn.SetDeadline(time.Time{})
+	c.socket.SetWriteDeadline(time.Time{})
+	c.socket.expect(time.Time{})
 	c.late += time.Since(c.started) // what a round trip takes isn't anybody's fault
 
 	switch {
@@ -106,9 +113,9 @@ func (c *Conn[T]) Identify(body map[string]any) (answer []byte, err error) {
 // itself, once it has read what lookupd still had to say, which explains more.
 func (c *Conn[T]) Send(b *Batch[T]) error {
 	c.mu.Lock()
-	now := time.Since(c.started)
+	now := c.clock()
 	if c.inFlight.len() == 0 {
-		c.conn.SetReadDeadline(time.Now().Add(c.timeout))
+		c.socket.expect(time.Now().Add(c.timeout))
 	}
 	for _, cmd := range b.commands {
 		cmd.sentAt, cmd.heard = now, c.heard
@@ -116,12 +123,12 @@ func (c *Conn[T]) Send(b *Batch[T]) error {
 	}
 	c.writing = true
 	c.mu.Unlock()
-	_, err := c.conn.Write(b.encoded.Bytes())
+	_, err := c.socket.Write(b.encoded.Bytes())
 
 	c.mu.Lock()
 	c.writing = false
 	if c.inFlight.len() == 0 {
-		c.conn.SetReadDeadline(time.Time{})
+		c.socket.expect(time.Time{})
 	}
 	c.mu.Unlock()
 	if err != nil {
@@ -175,9 +182,11 @@ func (c *Conn[T]) ReadAnswers(handle func(Answers[T])) {
 	var got Answers[T]
 	flush := func() {
 		if got.N > 0 || got.Ping {
+			c.stopClock()
 			handle(got)
 			got = Answers[T]{}
 		}
+		c.renewDeadline()
 		if c.Room() > 0 {
 			select {
 			case c.answered <- struct{}{}:
@@ -188,7 +197,6 @@ func (c *Conn[T]) ReadAnswers(handle func(Answers[T])) {
 	for c.err == nil {
 		c.err = c.readAnswer(&got)
 		if c.err != nil || !hasResponse(c.reader) {
-			c.renewDeadline()
 			flush()
 		}
 	}
@@ -201,12 +209,14 @@ func (c *Conn[T]) readAnswer(got *Answers[T]) error {
 	c.mu.Lock()
 	waiting := c.inFlight.len() > 0
 	var cmd command[T]
+	var took time.Duration
 	if waiting {
 		cmd = c.inFlight.first()
+		took = c.clock() - cmd.sentAt
 		if err == nil {
 			c.inFlight.pop()
 			c.heard++
-			c.adapt(cmd)
+			c.adapt(cmd, took)
 		}
 	}
 	c.mu.Unlock()
@@ -227,7 +237,7 @@ func (c *Conn[T]) readAnswer(got *Answers[T]) error {
 	case !bytes.Equal(answer, answerOK):
 		return c.explain(cmd.verb, fmt.Errorf("unexpected answer %s", Quote(answer)))
 	case cmd.verb == Ping:
-		got.Ping, got.RTT = true, time.Since(c.started)-cmd.sentAt
+		got.Ping, got.RTT = true, took
 	default:
 		got.N++
 		got.Last = cmd.tag
@@ -235,15 +245,16 @@ func (c *Conn[T]) readAnswer(got *Answers[T]) error {
 	return nil
 }
 
-// renewDeadline starts the time for the next answer, if one is due. A write that
-// is under way needs it too: a lookupd that answers before it was asked, and then
-// reads no more, would hold it for ever.
+// renewDeadline starts the time for the next answer, if one is due, and the clock
+// if it stands. A write that is under way needs a deadline too: a lookupd that
+// answers before it was asked, and then reads no more, would hold it for ever.
 func (c *Conn[T]) renewDeadline() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.startClock()
 	var deadline time.Time
 	if c.inFlight.len() > 0 || c.writing {
 		deadline = time.Now().Add(c.timeout)
 	}
-	c.conn.SetReadDeadline(deadline)
+	c.socket.expect(deadline)
 }

@@ -7,8 +7,10 @@
 //   - Answers come in the order of the commands. A tag travels with each
 //     REGISTER and UNREGISTER and comes back with its answer; PING has none.
 //   - The oldest command in flight must be answered, whole, within the timeout,
-//     which begins when it is sent or when the command before it was answered. A
-//     write may take no longer, though no answer is due.
+//     which begins when it is sent or when the answer before it was read. A write
+//     may take no longer, though no answer is due. Time that we take ourselves
+//     never counts: while handle runs the clock stands, and a reader that comes
+//     late looks whether the answer has arrived.
 //   - No answer is longer than the limit. A length that a server only claims
 //     costs no memory.
 //   - The window of commands in flight grows while answers come in time and

@@ -22,7 +22,9 @@ type cannedConn struct {
 
 func (c cannedConn) Read(p []byte) (int, error)  { return c.answers.Read(p) }
 func (c cannedConn) Write(p []byte) (int, error) { return len(p), nil }
-func (c cannedConn) SetDeadline(time.Time) error { return nil }
+
+func (c cannedConn) SetReadDeadline(time.Time) error  { return nil }
+func (c cannedConn) SetWriteDeadline(time.Time) error { return nil }
 
 // FuzzIdentifyAnswer holds Identify against any stream that it may be answered with.
 func FuzzIdentifyAnswer(f *testing.F) {
@@ -100,7 +102,7 @@ func TestIdentifyFailsWithAnErrorThatSaysWhatHappened(t *testing.T) {
 		"an endless one":   {lookupdtest.Length(1 << 30), "lookuploop: response too large", ErrTooLarge, 0},
 		"a negative one":   {lookupdtest.Length(-1), "negative response length", errNegativeLength, 0},
 		"none":             {lookupdtest.Hang(), "no answer within 1s", os.ErrDeadlineExceeded, time.Second},
-		"a dripping one":   {lookupdtest.Drip(100 * time.Millisecond), "no answer within 1s", os.ErrDeadlineExceeded, time.Second},
+		"a dripping one":   {lookupdtest.Drip(30 * time.Millisecond), "no answer within 1s", os.ErrDeadlineExceeded, time.Second},
 		"the end":          {lookupdtest.Drop(), "EOF", io.EOF, 0},
 		"the end too soon": {lookupdtest.CutSent(10), "unexpected EOF", io.ErrUnexpectedEOF, 0},
 	} {

@@ -45,13 +45,13 @@ func (c *Conn[T]) IsBlind() bool {
 
 // isLate tells whether an answer to cmd would be late now. It is called with mu held.
 func (c *Conn[T]) isLate(cmd command[T]) bool {
-	return time.Since(c.started)-cmd.sentAt > c.late
+	return c.clock()-cmd.sentAt > c.late
 }
 
 // adapt sets the window after an answer to cmd. When it was late, those that came
 // while it was under way show how many come in time. It is called with mu held.
-func (c *Conn[T]) adapt(cmd command[T]) {
-	if took := time.Since(c.started) - cmd.sentAt; took > c.late {
+func (c *Conn[T]) adapt(cmd command[T], took time.Duration) {
+	if took > c.late {
 		inTime := int64(c.heard-cmd.heard) * int64(c.late) / int64(took)
 		c.window = max(min(c.window, int(inTime)), 1)
 	} else {
