@@ -406,3 +406,25 @@ func TestEverythingAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// noDeadlinesConn is as a channel of an SSH connection.
+type noDeadlinesConn struct{ net.Conn }
+
+func (noDeadlinesConn) SetReadDeadline(time.Time) error {
+	return errors.New("ssh: tcpChan: deadline not supported")
+}
+
+func TestConnectionThatCannotDoDeadlinesIsGivenUpAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.loop.opts.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := s.network.Dial(ctx, network, address)
+			return noDeadlinesConn{conn}, err
+		}
+		s.run()
+		synctest.Wait()
+		require.EqualError(t, s.loop.Status().Lookupds[0].LastError,
+			"lookuploop: lookupd1.test:4160: IDENTIFY: Options.Dial returned a connection that can't do deadlines: ssh: tcpChan: deadline not supported")
+		require.Zero(t, s.lookupds[0].Connections())
+	})
+}

@@ -215,7 +215,7 @@ func TestConnectionWithTLSIsClosedAtOnce(t *testing.T) {
 					return nil, err
 				}
 				secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
-				return wrappedConn{secure}, secure.HandshakeContext(ctx)
+				return secure, secure.HandshakeContext(ctx)
 			}
 		})
 		s.run()
@@ -232,8 +232,3 @@ func TestConnectionWithTLSIsClosedAtOnce(t *testing.T) {
 		heal()
 	})
 }
-
-// wrappedConn is what a Dial may return that counts or logs around TLS.
-type wrappedConn struct{ net.Conn }
-
-func (c wrappedConn) NetConn() net.Conn { return c.Conn }

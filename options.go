@@ -98,7 +98,10 @@ type Options struct {
 
 	// Dial opens the TCP connection to an nsqlookupd; it is the place for TLS.
 	// It must return when its context ends and must not fix the local port:
-	// nsqlookupd tells producers apart by it. Default: net.Dialer's DialContext.
+	// nsqlookupd tells producers apart by it. The connection must support
+	// deadlines. Its Close is called once and should not wait; of a *tls.Conn
+	// only the connection inside is closed, as TLS would say goodbye for up to
+	// 5 s. Default: net.Dialer's DialContext.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// HTTPClient is for TopicChannels. Default: a client that gives up after

@@ -57,19 +57,9 @@ func NewConn[T any](address string, conn net.Conn, timeout time.Duration, maxRes
 	return c
 }
 
-// Close closes the socket at once; a tls.Conn by itself would first try to say
-// goodbye for up to 5 s. Any goroutine may call it, more than once.
-func (c *Conn[T]) Close() {
-	conn := c.socket.Conn
-	for {
-		outer, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		conn = outer.NetConn()
-	}
-	conn.Close()
-}
+// Close closes the connection that was dialed, without a goodbye of TLS. Any
+// goroutine may call it, more than once.
+func (c *Conn[T]) Close() { c.socket.Close() }
 
 // SetWriteDeadline bounds a Send that is under way, and all that follow.
 func (c *Conn[T]) SetWriteDeadline(t time.Time) { c.socket.SetWriteDeadline(t) }
@@ -87,16 +77,17 @@ func (c *Conn[T]) Identify(body map[string]any) (answer []byte, err error) {
 	hello.Write(nsq.MagicV1)
 	cmd.WriteTo(&hello)
 
-	due := time.Now().Add(c.timeout)
-	c.socket.SetWriteDeadline(due)
-	c.socket.expect(due)
+	if err := c.socket.limit(time.Now().Add(c.timeout)); err != nil {
+		return nil, c.explain(Identify, err)
+	}
 	_, writeErr := c.socket.Write(hello.Bytes())
 	answer, err = readResponse(c.reader, c.limit) // after a failed write too: it may say why
 	if err != nil {
 		return nil, c.explain(Identify, errors.Join(writeErr, err))
 	}
-	c.socket.SetWriteDeadline(time.Time{})
-	c.socket.expect(time.Time{})
+	if err := c.socket.limit(time.Time{}); err != nil {
+		return nil, c.explain(Identify, err)
+	}
 	c.late += time.Since(c.started) // what a round trip takes isn't anybody's fault
 
 	switch {
@@ -112,29 +103,41 @@ func (c *Conn[T]) Identify(body map[string]any) (answer []byte, err error) {
 // the answer to the command before it. After an error the reader ends by
 // itself, once it has read what lookupd still had to say, which explains more.
 func (c *Conn[T]) Send(b *Batch[T]) error {
-	c.mu.Lock()
-	now := c.clock()
-	if c.inFlight.len() == 0 {
-		c.socket.expect(time.Now().Add(c.timeout))
+	err := c.begin(b)
+	if err == nil {
+		_, err = c.socket.Write(b.encoded.Bytes())
 	}
+	c.end()
+	if err != nil {
+		return c.explain(b.commands[0].verb, err)
+	}
+	return nil
+}
+
+// begin notes that b is being sent.
+func (c *Conn[T]) begin(b *Batch[T]) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, wasIdle := c.clock(), c.inFlight.len() == 0
 	for _, cmd := range b.commands {
 		cmd.sentAt, cmd.heard = now, c.heard
 		c.inFlight.push(cmd)
 	}
 	c.writing = true
-	c.mu.Unlock()
-	_, err := c.socket.Write(b.encoded.Bytes())
+	if wasIdle {
+		return c.socket.expect(time.Now().Add(c.timeout))
+	}
+	return nil
+}
 
+// end notes that nothing is being sent any more.
+func (c *Conn[T]) end() {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.writing = false
 	if c.inFlight.len() == 0 {
 		c.socket.expect(time.Time{})
 	}
-	c.mu.Unlock()
-	if err != nil {
-		return c.explain(b.commands[0].verb, err)
-	}
-	return nil
 }
 
 // NumInFlight is how many commands were sent and not answered yet.
@@ -186,7 +189,9 @@ func (c *Conn[T]) ReadAnswers(handle func(Answers[T])) {
 			handle(got)
 			got = Answers[T]{}
 		}
-		c.renewDeadline()
+		if err := c.renewDeadline(); c.err == nil {
+			c.err = err
+		}
 		if c.Room() > 0 {
 			select {
 			case c.answered <- struct{}{}:
@@ -248,7 +253,7 @@ func (c *Conn[T]) readAnswer(got *Answers[T]) error {
 // renewDeadline starts the time for the next answer, if one is due, and the clock
 // if it stands. A write that is under way needs a deadline too: a lookupd that
 // answers before it was asked, and then reads no more, would hold it for ever.
-func (c *Conn[T]) renewDeadline() {
+func (c *Conn[T]) renewDeadline() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.startClock()
@@ -256,5 +261,8 @@ func (c *Conn[T]) renewDeadline() {
 	if c.inFlight.len() > 0 || c.writing {
 		deadline = time.Now().Add(c.timeout)
 	}
-	c.socket.expect(deadline)
+	if err := c.socket.expect(deadline); err != nil {
+		return fmt.Errorf("lookuploop: %s: %w", c.address, err)
+	}
+	return nil
 }

@@ -1,11 +1,16 @@
 package wire
 
 import (
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
 	"time"
+
+	"go.uber.org/atomic"
 )
 
 // lastLook is how long the socket is read from once more when the reader notices
@@ -16,18 +21,48 @@ const lastLook = 50 * time.Millisecond
 // socket is the connection that was dialed, with the deadline for reading.
 type socket struct {
 	net.Conn
+	closed atomic.Bool
 
 	mu     sync.Mutex // guards the connection's read deadline too
 	due    time.Time  // when what is expected must have come; zero: nothing is
 	looked bool       // once more, since due was set
 }
 
+// Close closes, once, what was dialed. It is left to others what that does, but
+// for a tls.Conn, which would first try to say goodbye for up to 5 s.
+func (s *socket) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	if secure, ok := s.Conn.(*tls.Conn); ok {
+		return secure.NetConn().Close()
+	}
+	return s.Conn.Close()
+}
+
 // expect sets when an answer must have come; zero: none is due.
-func (s *socket) expect(due time.Time) {
+func (s *socket) expect(due time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.due, s.looked = due, false
-	s.SetReadDeadline(due)
+	return deadlineError(s.SetReadDeadline(due))
+}
+
+// limit sets when reads and writes must have ended; zero: there is no limit.
+func (s *socket) limit(t time.Time) error {
+	if err := deadlineError(s.SetWriteDeadline(t)); err != nil {
+		return err
+	}
+	return s.expect(t)
+}
+
+// deadlineError explains why a deadline wasn't set. What closed the connection
+// is told better by who reads and writes.
+func deadlineError(err error) error {
+	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+		return nil
+	}
+	return fmt.Errorf("Options.Dial returned a connection that can't do deadlines: %w", err)
 }
 
 // Read reads what has come. The reader alone calls it.
@@ -56,7 +91,7 @@ func (s *socket) lookAgain() bool {
 	}
 	s.looked = true
 	if now := time.Now(); !s.due.IsZero() && now.After(s.due) {
-		s.SetReadDeadline(now.Add(lastLook))
+		return s.SetReadDeadline(now.Add(lastLook)) == nil
 	}
 	return true
 }
