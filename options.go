@@ -51,8 +51,10 @@ type Options struct {
 	// TopologyZone and TopologyRegion are sent to nsqlookupd when not empty.
 	TopologyZone, TopologyRegion string
 
-	// DataPath is the directory of nsqd.dat. Empty: nothing is kept on disk
-	// (to nsqd it means the working directory).
+	// DataPath is the directory of nsqd.dat, which must exist. Once LoadMetadata
+	// has locked it, neither a chdir nor a new name moves it. If nsqd.dat is a
+	// symbolic link there, it is read and then replaced by a file, as in nsqd.
+	// Empty: nothing is kept on disk (to nsqd it means the working directory).
 	DataPath string
 
 	// HeartbeatInterval is the time between two PINGs to an nsqlookupd, which

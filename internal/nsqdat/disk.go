@@ -3,6 +3,7 @@ package nsqdat
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -38,31 +39,49 @@ type TempFile interface {
 type OS struct{}
 
 func (OS) Open(path string) (Directory, error) {
-	lock, err := lockDirectory(path)
+	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, err
 	}
-	return directory{path, lock}, nil
+	self, err := root.Open(".")
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	d := directory{root, self}
+	if err := lock(self); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
 }
 
-// directory is one of the machine's.
+// directory is one of the machine's. Its path is used but to open it: from
+// then on it is the same one, whatever happens to its name or to the working
+// directory.
 type directory struct {
-	path string
-	lock io.Closer
+	root *os.Root
+	self *os.File // the same directory: it is locked, and synced
 }
 
-func (d directory) in(name string) string            { return filepath.Join(d.path, name) }
-func (d directory) Read(name string) ([]byte, error) { return os.ReadFile(d.in(name)) }
-func (d directory) Rename(from, to string) error     { return os.Rename(d.in(from), d.in(to)) }
-func (d directory) Remove(name string) error         { return os.Remove(d.in(name)) }
-func (d directory) Close() error                     { return d.lock.Close() }
+func (d directory) Rename(from, to string) error { return d.root.Rename(from, to) }
+func (d directory) Remove(name string) error     { return d.root.Remove(name) }
+
+// Read follows a symbolic link, out of the directory too.
+func (d directory) Read(name string) ([]byte, error) {
+	info, err := d.root.Lstat(name)
+	if err == nil && info.Mode().Type() == fs.ModeSymlink {
+		return os.ReadFile(filepath.Join(d.root.Name(), name))
+	}
+	return d.root.ReadFile(name)
+}
 
 func (d directory) Create(name string) (TempFile, error) {
-	return os.OpenFile(d.in(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
 func (d directory) List() ([]string, error) {
-	entries, err := os.ReadDir(d.path)
+	entries, err := fs.ReadDir(d.root.FS(), ".")
 	var names []string
 	for _, entry := range entries {
 		if entry.Type().IsRegular() {
@@ -80,14 +99,11 @@ func (d directory) Sync() error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
-	f, err := os.Open(d.path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	err = syncFile(f)
+	err := syncFile(d.self)
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
 		return nil
 	}
 	return err
 }
+
+func (d directory) Close() error { return errors.Join(d.self.Close(), d.root.Close()) }

@@ -36,6 +36,73 @@ func TestDataPathHasOneUserAtATime(t *testing.T) {
 	require.NoError(t, second.Close())
 }
 
+// TestTheLockedDirectoryIsUsedWhateverMoves is about a relative path after a
+// chdir, and about a directory that is renamed. Whoever has its old path by then
+// may be somebody else, who has locked another directory.
+func TestTheLockedDirectoryIsUsedWhateverMoves(t *testing.T) {
+	for name, move := range map[string]func(t *testing.T, parent string) (now string){
+		"working directory": func(t *testing.T, parent string) string {
+			t.Chdir(t.TempDir())
+			require.NoError(t, os.Mkdir("data", 0o700))
+			return filepath.Join(parent, "data")
+		},
+		"directory": func(t *testing.T, parent string) string {
+			require.NoError(t, os.Rename("data", "moved"))
+			require.NoError(t, os.Mkdir("data", 0o700))
+			return filepath.Join(parent, "moved")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if runtime.GOOS == "windows" {
+				t.Skip("what is open can't be renamed")
+			}
+			parent := t.TempDir()
+			t.Chdir(parent)
+			require.NoError(t, os.Mkdir("data", 0o700))
+			f, err := nsqdat.Open(nsqdat.OS{}, "data")
+			require.NoError(t, err)
+			defer f.Close()
+			now := move(t, parent)
+
+			require.NoError(t, write(f, "new", bigItems()...))
+			require.Empty(t, namesIn(t, "data"))
+			require.Equal(t, []string{nsqdat.Name}, namesIn(t, now))
+			version, _ := load(t, f)
+			require.Equal(t, "new", version)
+
+			rival, err := nsqdat.Open(nsqdat.OS{}, "data")
+			require.NoError(t, err, "what has the old path is not locked")
+			require.NoError(t, rival.Close())
+			if nsqdat.Locks {
+				_, err = nsqdat.Open(nsqdat.OS{}, now)
+				require.ErrorIs(t, err, nsqdat.ErrLocked)
+			}
+		})
+	}
+}
+
+// TestSymlinkBecomesAFile: as with nsqd, the file that it leads to is read, and
+// what is written replaces the link.
+func TestSymlinkBecomesAFile(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "elsewhere.dat")
+	old := fileOf(t, "old", bigItems()...)
+	require.NoError(t, os.WriteFile(elsewhere, []byte(old), 0o600))
+	require.NoError(t, os.Symlink(elsewhere, filepath.Join(dir, nsqdat.Name)))
+	f, err := nsqdat.Open(nsqdat.OS{}, dir)
+	require.NoError(t, err)
+	defer f.Close()
+	version, _ := load(t, f)
+	require.Equal(t, "old", version)
+
+	require.NoError(t, write(f, "new"))
+	info, err := os.Lstat(f.Path())
+	require.NoError(t, err)
+	require.True(t, info.Mode().IsRegular())
+	after, err := os.ReadFile(elsewhere)
+	require.NoError(t, err)
+	require.Equal(t, old, string(after))
+}
+
 func TestDataPathThatIsNoDirectoryIsAnError(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	_, err := nsqdat.Open(nsqdat.OS{}, missing)
@@ -83,7 +150,7 @@ func TestSyncOfADirectory(t *testing.T) {
 	} {
 		var synced []string
 		undo := nsqdat.InterceptSync(func(f *os.File) error {
-			synced = append(synced, f.Name())
+			synced = append(synced, filepath.Clean(f.Name()))
 			if tt.answer == nil {
 				return nil
 			}

@@ -10,7 +10,9 @@
 //   - Whenever the machine stops, the file is the old or the new one. Once a
 //     write has returned nil, it is the new one.
 //   - A file that can't be parsed is left as it is.
-//   - The directory has one user at a time: it is locked as nsqd locks it.
+//   - The directory has one user at a time: it is locked as nsqd locks it. What
+//     is locked is what is read and written, whatever happens to its name or to
+//     the working directory.
 //   - A burst of changes costs a few writes, and nobody who changes something
 //     waits for the disk.
 //   - What goes to disk is streamed, item by item.

@@ -81,7 +81,7 @@ func (f *File) Load() (*Contents, error) {
 		return &Contents{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("lookuploop: read metadata: %w", err)
+		return nil, fmt.Errorf("lookuploop: read metadata from %s: %w", f.path, err)
 	}
 	m, err := decode(data)
 	if err != nil {

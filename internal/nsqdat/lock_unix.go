@@ -4,7 +4,6 @@ package nsqdat
 
 import (
 	"errors"
-	"io"
 	"os"
 	"syscall"
 )
@@ -12,21 +11,13 @@ import (
 // Locks tells whether this system locks directories.
 const Locks = true
 
-// lockDirectory takes the lock that nsqd takes: an exclusive flock on the
-// directory itself. The kernel releases it when the process ends, however it
-// ends. If somebody holds it, the error is ErrLocked.
-func lockDirectory(dir string) (io.Closer, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if err == nil {
-		return d, nil
-	}
-	d.Close()
+// lock takes the lock that nsqd takes: an exclusive flock on the directory
+// itself. The kernel releases it when dir is closed or the process ends, however
+// it ends. If somebody holds it, the error is [ErrLocked].
+func lock(dir *os.File) error {
+	err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, ErrLocked
+		return ErrLocked
 	}
-	return nil, os.NewSyscallError("flock", err)
+	return os.NewSyscallError("flock", err)
 }
