@@ -20,8 +20,9 @@
 // # Goroutines
 //
 // The package starts none. A File is used by one goroutine at a time: by the
-// one that opens and loads it, then by that of [Writer.Run]. All other methods
-// of a Writer may be called from any goroutine.
+// one that opens and loads it, then by a Writer. That writes in the goroutine
+// of [Writer.Run], and before it in one that calls [Writer.Persist]. All other
+// methods of a Writer may be called from any goroutine.
 //
 // # What it does not know
 //

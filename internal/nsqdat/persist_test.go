@@ -15,18 +15,56 @@ import (
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 )
 
-func TestPersistWaitsForRunToStart(t *testing.T) {
+func TestPersistBeforeRunWrites(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b := newWriterBench(t)
 		b.change(1)
-		result := b.persistLater()
-		time.Sleep(time.Hour)
-		require.Empty(t, result)
-		b.run()
-		require.NoError(t, <-result)
+		b.failWith("sync", syscall.EIO)
+		require.ErrorIs(t, b.writer.Persist(t.Context()), syscall.EIO)
+		b.failWith("sync", nil)
+		require.NoError(t, b.writer.Persist(t.Context()))
 		b.requireOnDisk(1)
-		b.requireElapsed(time.Hour)
+		require.NoError(t, b.writer.Persist(t.Context()))
+		require.EqualValues(t, 1, b.writer.Status().Writes)
+		b.requireElapsed(0)
+
+		b.change(1) // Run takes it from here
+		b.run()
+		time.Sleep(nsqdat.CoalescePause)
+		synctest.Wait()
+		b.requireOnDisk(2)
 		require.NoError(t, b.end())
+	})
+}
+
+// TestPersistBeforeRunIsTheOnlyOneThatWrites is about several callers, and a
+// Run that begins, while one of them writes.
+func TestPersistBeforeRunIsTheOnlyOneThatWrites(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		writers := 0
+		b.disk.Order(func(step string) nsqdattest.Fault {
+			switch step {
+			case "create":
+				writers++
+				if writers != 1 {
+					t.Error("two at a time write")
+				}
+				time.Sleep(time.Second)
+			case "sync directory":
+				writers--
+			}
+			return nsqdattest.Fault{}
+		})
+		b.change(1)
+		first, second := b.persistLater(), b.persistLater()
+		b.run()
+		require.NoError(t, <-first)
+		require.NoError(t, <-second)
+		require.EqualValues(t, 1, b.writer.Status().Writes)
+		b.change(1)
+		require.NoError(t, b.end())
+		b.requireOnDisk(2)
 	})
 }
 
@@ -114,17 +152,12 @@ func TestPersistEndsWithItsContextAndSaysWhatItWaitedFor(t *testing.T) {
 			defer cancel()
 			return b.writer.Persist(ctx)
 		}
+		b.disk.Order(func(string) nsqdattest.Fault { time.Sleep(time.Minute); return nsqdattest.Fault{} })
+		b.run()
 		err := persist()
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorContains(t, err, b.file.Path())
-		require.ErrorContains(t, err, "waiting for Run")
 		b.requireElapsed(time.Second)
-
-		b.disk.Order(func(string) nsqdattest.Fault { time.Sleep(time.Minute); return nsqdattest.Fault{} })
-		b.run()
-		err = persist()
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.NotContains(t, err.Error(), "waiting for Run")
 		require.Zero(t, b.writer.Waiting())
 		require.NoError(t, b.end())
 	})

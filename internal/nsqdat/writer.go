@@ -36,8 +36,9 @@ type Source interface {
 	Walk(yield func(Item) bool) (version uint64)
 }
 
-// Writer keeps the file up to date with a [Source]. The goroutine of Run is
-// the only one that writes; all others tell it what they want and wait.
+// Writer keeps the file up to date with a [Source]. Once Run is called its
+// goroutine is the only one that writes; all others tell it what they want and
+// wait. Before that, a caller of Persist writes.
 type Writer struct {
 	file   *File
 	source Source
@@ -47,7 +48,9 @@ type Writer struct {
 	wake   chan struct{} // capacity 1: readable when something changed; anyone sends, Run receives
 	urgent chan struct{} // capacity 1: readable when somebody waits in Persist; they send, Run receives
 
-	// Owned by Run's goroutine.
+	turn chan struct{} // capacity 1: who has put something in may write; Run does for good
+
+	// Owned by whose turn it is.
 	nextWrite  time.Time     // not before this, unless somebody waits
 	retryPause time.Duration // after the last write; 0 if that succeeded
 
@@ -55,7 +58,6 @@ type Writer struct {
 	onDisk   uint64     // version that the file holds
 	begun    uint64     // writes begun so far
 	waiting  map[*persistCall]bool
-	running  bool
 	ended    bool
 	endError error  // of the last write; set with ended
 	status   Status // but for Dirty
@@ -88,6 +90,7 @@ func NewWriter(file *File, source Source, brokerVersion string, logger *slog.Log
 		logger:  logger,
 		wake:    make(chan struct{}, 1),
 		urgent:  make(chan struct{}, 1),
+		turn:    make(chan struct{}, 1),
 		waiting: make(map[*persistCall]bool),
 		status:  Status{Path: file.path},
 	}
@@ -106,6 +109,7 @@ func (w *Writer) Changed() { signal(w.wake) }
 // Persist waits until all that was changed before the call is on disk, or a
 // write that began after the call failed, or ctx ends. It doesn't wait for the
 // pauses between writes. Callers that wait at the same time share one write.
+// Before Run one of them writes, and for that one ctx doesn't cut it short.
 func (w *Writer) Persist(ctx context.Context) error {
 	call := &persistCall{version: w.source.Version(), result: make(chan error, 1)}
 	w.mu.Lock()
@@ -120,18 +124,24 @@ func (w *Writer) Persist(ctx context.Context) error {
 	}
 	signal(w.urgent)
 
+	turn := w.turn
+	if ctx.Err() != nil {
+		turn = nil // nothing is begun any more
+	}
 	select {
 	case err := <-call.result:
 		return err
+	case turn <- struct{}{}:
+		if len(call.result) == 0 { // whoever had the turn before may have answered
+			w.write()
+		}
+		<-w.turn
+		return <-call.result
 	case <-ctx.Done():
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		delete(w.waiting, call)
-		state := "being written"
-		if !w.running {
-			state = "waiting for Run"
-		}
-		return fmt.Errorf("lookuploop: changes not in %s yet, %s: %w", w.file.path, state, ctx.Err())
+		return fmt.Errorf("lookuploop: changes not in %s yet: %w", w.file.path, ctx.Err())
 	}
 }
 
@@ -151,12 +161,9 @@ func (w *Writer) outcome(version uint64) (done bool, err error) {
 }
 
 // Run writes until ctx ends, and then what is not on disk once more. It returns
-// the failure of that last write. The caller waits for it.
+// the failure of that last write. It must be called once.
 func (w *Writer) Run(ctx context.Context) error {
-	w.mu.Lock()
-	w.running = true
-	w.mu.Unlock()
-
+	w.turn <- struct{}{} // for good: afterwards nobody writes
 	for ctx.Err() == nil {
 		if w.dirty() {
 			if w.pause(ctx) {
