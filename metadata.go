@@ -124,7 +124,7 @@ func metadataOf(c *nsqdat.Contents) Metadata {
 
 // LoadMetadata locks DataPath until Run returns, reads nsqd.dat and takes what
 // is in there for what the broker has, and returns it. Without the file, or
-// without a DataPath, that is nothing.
+// without a DataPath, that is nothing; the file is written as soon as Run begins.
 //
 // With a DataPath it must come before Notify, SetMetadata and Run, and once:
 // otherwise it is an error. After an error it may be tried again. Names that
@@ -174,7 +174,7 @@ func (l *Loop) load() (Metadata, error) {
 	onDisk := l.reg.Load(m.items())
 	l.file = file
 	l.writer = nsqdat.NewWriter(file, persistent{l.reg}, l.opts.Version, l.opts.Logger)
-	if file.Sync() == nil { // who wrote the file may have failed to; otherwise it is written again
+	if contents.IsClean { // otherwise it is written again
 		l.writer.Loaded(onDisk)
 	}
 	return m, nil

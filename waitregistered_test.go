@@ -252,7 +252,8 @@ func TestPersistMetadataBeforeDuringAndAfterRun(t *testing.T) {
 		s := newScene(t, 0, func(o *Options) { o.DataPath = dir })
 		_, err := s.loop.LoadMetadata()
 		require.NoError(t, err)
-		require.NoError(t, s.loop.PersistMetadata(t.Context()), "there is nothing to write")
+		require.NoError(t, s.loop.PersistMetadata(t.Context()))
+		require.Empty(t, topicsOnDisk(t, dir), "a file without topics, so that an operator sees where it is")
 
 		s.notify(TopicCreated("orders"))
 		require.NoError(t, s.loop.PersistMetadata(t.Context()))

@@ -87,11 +87,10 @@ func (f *File) Load() (*Contents, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w (mend the file, or move it away to start without topics)", ErrCorrupt, f.path, err)
 	}
-	return sanitize(m), nil
+	c := sanitize(m)
+	c.IsClean = f.dir.Sync() == nil // whoever wrote the file may have failed to
+	return c, nil
 }
-
-// Sync makes the file that is there durable: whoever wrote it may have failed to.
-func (f *File) Sync() error { return f.dir.Sync() }
 
 // Write replaces the file with one that holds items and the version of the
 // broker. Whenever the machine stops, the file is the old or the new one; once

@@ -24,6 +24,7 @@ type Contents struct {
 	Version  string   // of the broker that wrote it; nothing depends on it
 	Topics   int      // how many there are
 	Channels int      // in all topics together
+	IsClean  bool     // the file is there, for good, and is what a Writer would make of this
 	LeftOut  []string // describes each name that NSQ doesn't allow, with what it would have had
 
 	topics []topic

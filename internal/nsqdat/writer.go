@@ -55,7 +55,8 @@ type Writer struct {
 	retryPause time.Duration // after the last write; 0 if that succeeded
 
 	mu       sync.Mutex // guards what follows; no I/O, callback or log call under it
-	onDisk   uint64     // version that the file holds
+	isThere  bool       // there is a file, and it is ours
+	onDisk   uint64     // version that it holds
 	begun    uint64     // writes begun so far
 	waiting  map[*persistCall]bool
 	ended    bool
@@ -96,11 +97,12 @@ func NewWriter(file *File, source Source, brokerVersion string, logger *slog.Log
 	}
 }
 
-// Loaded says that the file holds this version already.
+// Loaded says that the file holds this version already. Otherwise the Writer
+// takes it that there is none.
 func (w *Writer) Loaded(version uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.onDisk = version
+	w.isThere, w.onDisk = true, version
 }
 
 // Changed says that the version was raised. It never waits.
@@ -149,7 +151,7 @@ func (w *Writer) Persist(ctx context.Context) error {
 // The caller holds mu.
 func (w *Writer) outcome(version uint64) (done bool, err error) {
 	switch {
-	case version <= w.onDisk:
+	case w.isThere && version <= w.onDisk:
 		return true, nil
 	case !w.ended:
 		return false, nil
@@ -184,7 +186,7 @@ func (w *Writer) dirty() bool {
 	version := w.source.Version()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return version > w.onDisk
+	return !w.isThere || version > w.onDisk
 }
 
 // pause waits until the next write is due, or somebody waits for it. It returns
@@ -254,7 +256,7 @@ func (w *Writer) write() error {
 	w.mu.Lock()
 	w.status.LastError = err
 	if err == nil {
-		w.onDisk = version
+		w.isThere, w.onDisk = true, version
 		w.status.LastWrite = now
 		w.status.Writes++
 	} else {

@@ -35,7 +35,14 @@ type writerBench struct {
 }
 
 func newWriterBench(t *testing.T) *writerBench {
-	b := &writerBench{t: t, disk: nsqdattest.NewDisk(nil), began: time.Now(), ended: make(chan error, 1)}
+	b := newWriterBenchOn(t, nsqdattest.NewDisk(map[string]string{nsqdat.Name: fileOf(t, "")}))
+	b.writer.Loaded(0)
+	return b
+}
+
+// newWriterBenchOn makes a Writer that takes it that there is no file.
+func newWriterBenchOn(t *testing.T, disk *nsqdattest.Disk) *writerBench {
+	b := &writerBench{t: t, disk: disk, began: time.Now(), ended: make(chan error, 1)}
 	file, err := nsqdat.Open(b.disk, "data")
 	require.NoError(t, err)
 	b.disk.Steps()
@@ -146,6 +153,20 @@ func TestFirstChangeIsWrittenAtOnce(t *testing.T) {
 		b.requireOnDisk(2)
 		b.requireElapsed(nsqdat.CoalescePause)
 		require.NoError(t, b.end())
+	})
+}
+
+func TestFileThatIsMissingIsWrittenWithoutAChange(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newWriterBenchOn(t, nsqdattest.NewDisk(nil))
+		require.True(t, b.writer.Status().Dirty)
+		b.run()
+		require.Equal(t, map[string]string{nsqdat.Name: fileOf(t, "")}, b.disk.Files())
+		require.EqualValues(t, 1, b.writer.Status().Writes)
+		require.NoError(t, b.writer.Persist(t.Context()))
+		time.Sleep(time.Hour)
+		require.NoError(t, b.end())
+		require.EqualValues(t, 1, b.writer.Status().Writes)
 	})
 }
 

@@ -30,12 +30,10 @@ func (r *Registry) Declare(items iter.Seq[Item]) (Effect, error) {
 }
 
 // Load declares what was found on disk, and returns the version that this is.
-// Nothing at all is newer than no file.
 func (r *Registry) Load(items iter.Seq[Item]) (version uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.declare(items)
-	r.version++
 	return r.version
 }
 
