@@ -88,7 +88,7 @@ func (f *File) Load() (*Contents, error) {
 		return nil, fmt.Errorf("%w: %s: %w (mend the file, or move it away to start without topics)", ErrCorrupt, f.path, err)
 	}
 	c := sanitize(m)
-	c.IsClean = f.dir.Sync() == nil // whoever wrote the file may have failed to
+	c.IsClean = f.dir.Sync() == nil && c.IsClean // whoever wrote the file may have failed to
 	return c, nil
 }
 

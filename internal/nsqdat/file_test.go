@@ -219,6 +219,48 @@ func TestMissingMetadataIsEmptyAndUnreadableMetadataIsAnError(t *testing.T) {
 	require.NotErrorIs(t, err, nsqdat.ErrCorrupt)
 }
 
+// TestFileIsCleanIfAWriterWouldWriteTheSame: what isn't is written again once.
+func TestFileIsCleanIfAWriterWouldWriteTheSame(t *testing.T) {
+	for content, want := range map[string]bool{
+		`{"topics":[],"version":"1.3.0"}`: true,
+		`{"topics":[{"name":"a","channels":[{"name":"c"},{"name":"d","paused":true}]},{"name":"c","channels":[{"name":"c"}]}]}`: true,
+		`{"topics":[{"name":"no no"}]}`:                                                  false,
+		`{"topics":[{"name":"a","channels":[{"name":"no no"}]}]}`:                        false,
+		`{"topics":[{"name":"a"},{"name":"a"}]}`:                                         false,
+		`{"topics":[{"name":"a","channels":[{"name":"c"},{"name":"c","paused":true}]}]}`: false,
+		`{"topics":[{"name":"a#ephemeral"}]}`:                                            false,
+		`{"topics":[{"name":"a","channels":[{"name":"c#ephemeral"}]}]}`:                  false,
+	} {
+		disk := nsqdattest.NewDisk(map[string]string{nsqdat.Name: content})
+		f, err := nsqdat.Open(disk, "data")
+		require.NoError(t, err)
+		c, err := f.Load()
+		require.NoError(t, err)
+		require.Equal(t, want, c.IsClean, content)
+	}
+
+	f, err := nsqdat.Open(nsqdattest.NewDisk(nil), "data")
+	require.NoError(t, err)
+	c, err := f.Load()
+	require.NoError(t, err)
+	require.False(t, c.IsClean, "there is no file")
+}
+
+func TestFileThatCannotBeSyncedIsNotClean(t *testing.T) {
+	disk := nsqdattest.NewDisk(map[string]string{nsqdat.Name: fileOf(t, "")})
+	f, err := nsqdat.Open(disk, "data")
+	require.NoError(t, err)
+	disk.Order(func(step string) nsqdattest.Fault {
+		if step == "sync directory" {
+			return nsqdattest.Fault{Err: syscall.EIO}
+		}
+		return nsqdattest.Fault{}
+	})
+	c, err := f.Load()
+	require.NoError(t, err)
+	require.False(t, c.IsClean)
+}
+
 func TestCorruptMetadataIsReportedWithFileAndByteAndLeftAsItIs(t *testing.T) {
 	for content, place := range map[string]string{
 		"":                                  "byte 0 of 0",

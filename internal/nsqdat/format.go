@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/nsqio/go-nsq"
 )
@@ -83,44 +85,70 @@ func decode(data []byte) (metadata, error) {
 
 // sanitize returns what nsqd makes of a file that holds m, creating one name
 // after the other: a name that is invalid is left out, one that is there twice
-// is one, paused if either says so.
+// is one, paused if either says so. It makes use of m's memory.
 func sanitize(m metadata) *Contents {
-	type channelKey struct{ topic, channel string }
-	topics := make(map[string]int, len(m.Topics)) // index in c.topics
-	channels := make(map[channelKey]int)          // index in the Channels of its topic
-
-	c := &Contents{Version: m.Version}
+	c := &Contents{Version: m.Version, IsClean: true, topics: m.Topics[:0]}
+	index := make(map[string]int, len(m.Topics)) // in c.topics
 	for _, t := range m.Topics {
-		if !nsq.IsValidTopicName(t.Name) {
-			c.LeftOut = append(c.LeftOut, fmt.Sprintf("topic %q with its %d channels", t.Name, len(t.Channels)))
-			continue
-		}
-		at, known := topics[t.Name]
-		if !known {
-			at = len(c.topics)
-			topics[t.Name] = at
-			c.topics = append(c.topics, topic{Name: t.Name})
-		}
-		clean := &c.topics[at]
-		clean.Paused = clean.Paused || t.Paused
-
-		for _, ch := range t.Channels {
-			if !nsq.IsValidChannelName(ch.Name) {
-				c.LeftOut = append(c.LeftOut, fmt.Sprintf("channel %q of topic %q", ch.Name, t.Name))
-				continue
-			}
-			key := channelKey{t.Name, ch.Name}
-			if at, known := channels[key]; known {
-				clean.Channels[at].Paused = clean.Channels[at].Paused || ch.Paused
-				continue
-			}
-			channels[key] = len(clean.Channels)
-			clean.Channels = append(clean.Channels, ch)
+		at, isKnown := index[t.Name]
+		switch {
+		case !nsq.IsValidTopicName(t.Name):
+			c.leaveOut("topic %q with its %d channels", t.Name, len(t.Channels))
+		case isKnown:
+			known := &c.topics[at]
+			known.Paused = known.Paused || t.Paused
+			known.Channels = append(known.Channels, t.Channels...)
+			c.IsClean = false
+		default:
+			index[t.Name] = len(c.topics)
+			c.topics = append(c.topics, t)
+			c.IsClean = c.IsClean && !isEphemeral(t.Name)
 		}
 	}
-	c.Topics, c.Channels = len(topics), len(channels)
+	c.Topics = len(c.topics)
+	for i := range c.topics {
+		c.sanitizeChannels(&c.topics[i])
+		c.Channels += len(c.topics[i].Channels)
+	}
 	return c
 }
+
+func (c *Contents) sanitizeChannels(t *topic) {
+	var index map[string]int // in clean; a few are found without
+	if len(t.Channels) > 16 {
+		index = make(map[string]int, len(t.Channels))
+	}
+	clean := t.Channels[:0]
+	for _, ch := range t.Channels {
+		at, isKnown := index[ch.Name]
+		if index == nil {
+			at = slices.IndexFunc(clean, func(other channel) bool { return other.Name == ch.Name })
+			isKnown = at >= 0
+		}
+		switch {
+		case !nsq.IsValidChannelName(ch.Name):
+			c.leaveOut("channel %q of topic %q", ch.Name, t.Name)
+		case isKnown:
+			clean[at].Paused = clean[at].Paused || ch.Paused
+			c.IsClean = false
+		default:
+			if index != nil {
+				index[ch.Name] = len(clean)
+			}
+			clean = append(clean, ch)
+			c.IsClean = c.IsClean && !isEphemeral(ch.Name)
+		}
+	}
+	t.Channels = clean
+}
+
+func (c *Contents) leaveOut(format string, args ...any) {
+	c.LeftOut = append(c.LeftOut, fmt.Sprintf(format, args...))
+	c.IsClean = false
+}
+
+// isEphemeral tells whether the name of something doesn't belong into a file.
+func isEphemeral(name string) bool { return strings.HasSuffix(name, "#ephemeral") }
 
 // encode writes items as one line of JSON, until a write fails. An empty list
 // is [], which every nsqd reads.
