@@ -128,7 +128,7 @@ func metadataOf(c *nsqdat.Contents) Metadata {
 //
 // With a DataPath it must come before Notify, SetMetadata and Run, and once:
 // otherwise it is an error. After an error it may be tried again. Names that
-// NSQ doesn't allow are skipped with a warning. ErrDataPathLocked: an nsqd or
+// NSQ doesn't allow are left out with a warning, and nsqd.dat is written again. ErrDataPathLocked: an nsqd or
 // another Loop uses the directory. ErrCorruptMetadata: the file can't be
 // parsed; it stays as it is.
 func (l *Loop) LoadMetadata() (Metadata, error) {
@@ -167,8 +167,9 @@ func (l *Loop) load() (Metadata, error) {
 	if err != nil {
 		return Metadata{}, public(errors.Join(err, file.Close()))
 	}
-	for _, what := range contents.LeftOut {
-		l.opts.Logger.Warn("skipped in metadata", "path", file.Path(), "what", what)
+	if n := contents.LeftOut.Count; n > 0 {
+		l.opts.Logger.Warn("names that NSQ doesn't allow were left out of the metadata",
+			"path", file.Path(), "count", n, "first", contents.LeftOut.Some)
 	}
 	m := metadataOf(contents)
 	onDisk := l.reg.Load(m.items())

@@ -1,8 +1,10 @@
 package lookuploop
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
@@ -43,6 +46,27 @@ func TestValidateReportsEveryFault(t *testing.T) {
 
 	twice := Metadata{Topics: []TopicMetadata{{Name: "a"}, {Name: "a"}}}
 	require.NotErrorIs(t, twice.validate(), ErrInvalidName)
+}
+
+// TestWhatLoadMetadataLeavesOutIsOneWarning is about a file full of names that
+// NSQ doesn't allow.
+func TestWhatLoadMetadataLeavesOutIsOneWarning(t *testing.T) {
+	const n = 100_000
+	content := `{"topics":[` + strings.Repeat(`{"name":"no no"},`, n) + `{"name":"good"}]}`
+	var log bytes.Buffer
+	loop := newLoop(t, func(o *Options) {
+		o.DataPath = "data"
+		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	loop.disk = nsqdattest.NewDisk(map[string]string{"nsqd.dat": content})
+	m, err := loop.LoadMetadata()
+	require.NoError(t, err)
+	require.Equal(t, []TopicMetadata{{Name: "good"}}, m.Topics)
+	require.Equal(t, 1, strings.Count(log.String(), "\n"))
+	require.Less(t, log.Len(), 2000)
+	for _, part := range []string{filepath.Join("data", "nsqd.dat"), "count=100000", `no no`} {
+		require.Contains(t, log.String(), part)
+	}
 }
 
 // manyTopics has n topics of one channel each.

@@ -31,7 +31,7 @@ func write(f *nsqdat.File, version string, items ...nsqdat.Item) error {
 func load(t testing.TB, f *nsqdat.File) (version string, items []nsqdat.Item) {
 	c, err := f.Load()
 	require.NoError(t, err)
-	require.Empty(t, c.LeftOut)
+	require.Zero(t, c.LeftOut)
 	return c.Version, slices.Collect(c.Items())
 }
 

@@ -23,14 +23,22 @@ type Item struct {
 
 // Contents is what a file holds.
 type Contents struct {
-	Version  string   // of the broker that wrote it; nothing depends on it
-	Topics   int      // how many there are
-	Channels int      // in all topics together
-	IsClean  bool     // the file is there, for good, and is what a Writer would make of this
-	LeftOut  []string // describes each name that NSQ doesn't allow, with what it would have had
+	Version  string  // of the broker that wrote it; nothing depends on it
+	Topics   int     // how many there are
+	Channels int     // in all topics together
+	IsClean  bool    // the file is there, for good, and is what a Writer would make of this
+	LeftOut  LeftOut // names that NSQ doesn't allow
 
 	topics []topic
 }
+
+// LeftOut is what was left out of a file. There may be any number.
+type LeftOut struct {
+	Count int
+	Some  []string // describes the first few
+}
+
+const maxLeftOut = 10 // in Some
 
 // Items yields the topics and channels, each once, in the order of the file.
 func (c *Contents) Items() iter.Seq[Item] {
@@ -93,7 +101,7 @@ func sanitize(m metadata) *Contents {
 		at, isKnown := index[t.Name]
 		switch {
 		case !nsq.IsValidTopicName(t.Name):
-			c.leaveOut("topic %q with its %d channels", t.Name, len(t.Channels))
+			c.leaveOut("topic %.100q with its %d channels", t.Name, len(t.Channels))
 		case isKnown:
 			known := &c.topics[at]
 			known.Paused = known.Paused || t.Paused
@@ -127,7 +135,7 @@ func (c *Contents) sanitizeChannels(t *topic) {
 		}
 		switch {
 		case !nsq.IsValidChannelName(ch.Name):
-			c.leaveOut("channel %q of topic %q", ch.Name, t.Name)
+			c.leaveOut("channel %.100q of topic %q", ch.Name, t.Name)
 		case isKnown:
 			clean[at].Paused = clean[at].Paused || ch.Paused
 			c.IsClean = false
@@ -143,7 +151,10 @@ func (c *Contents) sanitizeChannels(t *topic) {
 }
 
 func (c *Contents) leaveOut(format string, args ...any) {
-	c.LeftOut = append(c.LeftOut, fmt.Sprintf(format, args...))
+	c.LeftOut.Count++
+	if len(c.LeftOut.Some) < maxLeftOut {
+		c.LeftOut.Some = append(c.LeftOut.Some, fmt.Sprintf(format, args...))
+	}
 	c.IsClean = false
 }
 

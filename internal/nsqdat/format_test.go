@@ -27,7 +27,7 @@ func TestFileOfRealNsqdIsUnderstood(t *testing.T) {
 		{Topic: "orders"}, {Topic: "orders", Channel: "ship", Paused: true}, {Topic: "orders", Channel: "mail"},
 	}, slices.Collect(c.Items()))
 	require.Equal(t, []int{3, 2}, []int{c.Topics, c.Channels})
-	require.Empty(t, c.LeftOut)
+	require.Zero(t, c.LeftOut)
 }
 
 func TestDecodingIsAsLooseAsNsqds(t *testing.T) {
@@ -122,7 +122,26 @@ func TestSanitizeLeavesInvalidNamesOutAndMergesDuplicates(t *testing.T) {
 		{Topic: "a", Paused: true},
 	}, slices.Collect(c.Items()))
 	require.Equal(t, []int{2, 3}, []int{c.Topics, c.Channels})
-	require.Equal(t, []string{`topic "bad name" with its 1 channels`, `channel "" of topic "b"`}, c.LeftOut)
+	require.Equal(t, []string{`topic "bad name" with its 1 channels`, `channel "" of topic "b"`}, c.LeftOut.Some)
+}
+
+// TestWhatWasLeftOutIsBounded is about 6 MB of names that NSQ doesn't allow, and
+// about a long one.
+func TestWhatWasLeftOutIsBounded(t *testing.T) {
+	const n = 2_000_000
+	m, err := decode([]byte(`{"topics":[` + strings.Repeat("{},", n-1) + `{}]}`))
+	require.NoError(t, err)
+	c := sanitize(m)
+	require.Equal(t, n, c.LeftOut.Count)
+	require.Len(t, c.LeftOut.Some, 10)
+	require.Empty(t, slices.Collect(c.Items()))
+
+	long := strings.Repeat("\x00", 1<<20)
+	c = sanitize(metadata{Topics: []topic{{Name: long}, {Name: "a", Channels: []channel{{Name: long}}}}})
+	require.Equal(t, 2, c.LeftOut.Count)
+	for _, name := range c.LeftOut.Some {
+		require.Less(t, len(name), 1000)
+	}
 }
 
 // someItems are n topics of one channel each.
@@ -192,7 +211,7 @@ func FuzzLoad(f *testing.F) {
 		again, err := decode([]byte(encoded(t, c.Version, items...)))
 		require.NoError(t, err)
 		same := sanitize(again)
-		require.Empty(t, same.LeftOut)
+		require.Zero(t, same.LeftOut)
 		require.Equal(t, items, slices.Collect(same.Items()))
 	})
 }
