@@ -128,9 +128,11 @@ func metadataOf(c *nsqdat.Contents) Metadata {
 //
 // With a DataPath it must come before Notify, SetMetadata and Run, and once:
 // otherwise it is an error. After an error it may be tried again. Names that
-// NSQ doesn't allow are left out with a warning, and nsqd.dat is written again. ErrDataPathLocked: an nsqd or
-// another Loop uses the directory. ErrCorruptMetadata: the file can't be
-// parsed; it stays as it is.
+// NSQ doesn't allow are left out with a warning, and nsqd.dat is written again.
+//
+// It fails where nothing can be written. ErrDataPathLocked: an nsqd or another
+// Loop uses the directory. ErrCorruptMetadata: the file can't be parsed; it
+// stays as it is.
 func (l *Loop) LoadMetadata() (Metadata, error) {
 	l.mu.Lock()
 	isFirst := l.phase == fresh && !l.reg.WasChanged()

@@ -12,7 +12,8 @@ import (
 
 // Disk opens directories. [OS] is the machine's.
 type Disk interface {
-	// Open locks the directory. The error is [ErrLocked] if somebody else has.
+	// Open locks the directory. The error is [ErrLocked] if somebody else has,
+	// and fs.ErrNotExist or syscall.ENOTDIR if there is none.
 	Open(path string) (Directory, error)
 }
 
@@ -40,6 +41,9 @@ type OS struct{}
 
 func (OS) Open(path string) (Directory, error) {
 	root, err := os.OpenRoot(path)
+	if info, statErr := os.Stat(path); err != nil && statErr == nil && !info.IsDir() {
+		err = &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR} // as Open has it, but not OpenRoot
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -103,17 +103,19 @@ func TestSymlinkBecomesAFile(t *testing.T) {
 	require.Equal(t, old, string(after))
 }
 
-func TestDataPathThatIsNoDirectoryIsAnError(t *testing.T) {
+func TestDataPathThatIsNoDirectoryIsAnErrorThatSaysWhatToDo(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	_, err := nsqdat.Open(nsqdat.OS{}, missing)
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.ErrorContains(t, err, missing)
+	require.ErrorContains(t, err, "lookuploop: data path "+missing+": ")
+	require.ErrorContains(t, err, "(create the directory, or set another DataPath)")
 	require.NoFileExists(t, missing)
 
-	file := filepath.Join(t.TempDir(), "file")
+	file := filepath.Join(t.TempDir(), nsqdat.Name)
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	_, err = nsqdat.Open(nsqdat.OS{}, file)
-	require.ErrorContains(t, err, file)
+	require.ErrorContains(t, err, "lookuploop: data path "+file+": ")
+	require.ErrorContains(t, err, "(set DataPath to a directory, the one of nsqd.dat)")
 	require.NotErrorIs(t, err, nsqdat.ErrLocked)
 }
 

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"path/filepath"
 	"regexp"
+	"syscall"
 )
 
 // The errors to tell apart with errors.Is.
@@ -38,20 +39,28 @@ type File struct {
 	lastTemp int // counts the temporary files
 }
 
-// Open locks the directory at path and removes the temporary files that a crash
-// left in it.
+// Open locks the directory at path, removes the temporary files that a crash
+// left in it, and makes sure that it can be written to.
 func Open(disk Disk, path string) (*File, error) {
 	dir, err := disk.Open(path)
-	if errors.Is(err, ErrLocked) {
+	switch {
+	case errors.Is(err, ErrLocked):
 		return nil, fmt.Errorf("%w: %s: another Loop or nsqd uses it: end that one, or set another DataPath", err, path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("lookuploop: lock data path %s: %w", path, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("lookuploop: data path %s: %w (create the directory, or set another DataPath)", path, err)
+	case errors.Is(err, syscall.ENOTDIR):
+		return nil, fmt.Errorf("lookuploop: data path %s: %w (set DataPath to a directory, the one of nsqd.dat)", path, err)
+	case err != nil:
+		return nil, fmt.Errorf("lookuploop: data path %s: %w", path, err)
 	}
 	f := &File{path: filepath.Join(path, Name), dir: dir}
 	if err := f.removeTempFiles(); err != nil {
 		dir.Close()
 		return nil, fmt.Errorf("lookuploop: remove temporary files from data path %s: %w", path, err)
+	}
+	if err := f.tryToWrite(); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("lookuploop: data path %s: nothing can be written there: %w (make it writable for this user, or set another DataPath)", path, err)
 	}
 	return f, nil
 }
@@ -68,6 +77,21 @@ func (f *File) removeTempFiles() error {
 		}
 	}
 	return errors.Join(faults...)
+}
+
+func (f *File) tryToWrite() error {
+	name, temp, err := f.createTemp()
+	if err != nil {
+		return err
+	}
+	return errors.Join(temp.Close(), f.dir.Remove(name))
+}
+
+func (f *File) createTemp() (name string, temp TempFile, err error) {
+	f.lastTemp++
+	name = fmt.Sprintf(tempFormat, f.lastTemp)
+	temp, err = f.dir.Create(name)
+	return name, temp, err
 }
 
 // Path is that of the file.
@@ -103,9 +127,7 @@ func (f *File) Write(items iter.Seq[Item], version string) error {
 }
 
 func (f *File) replace(items iter.Seq[Item], version string) error {
-	f.lastTemp++
-	name := fmt.Sprintf(tempFormat, f.lastTemp)
-	temp, err := f.dir.Create(name)
+	name, temp, err := f.createTemp()
 	if err != nil {
 		return err
 	}

@@ -205,6 +205,31 @@ func TestOpeningThatFailsLeavesTheDataPathUnlocked(t *testing.T) {
 	}
 }
 
+// TestDataPathThatCannotBeWrittenToIsAnError: else the broker would learn of it
+// when its first topic can't be kept.
+func TestDataPathThatCannotBeWrittenToIsAnError(t *testing.T) {
+	for _, failing := range []string{"create", "close", "remove"} {
+		for _, errno := range []error{syscall.EACCES, syscall.EROFS, syscall.ENOSPC} {
+			disk := nsqdattest.NewDisk(map[string]string{nsqdat.Name: fileOf(t, "old")})
+			disk.Order(func(step string) nsqdattest.Fault {
+				if step == failing {
+					return nsqdattest.Fault{Err: errno}
+				}
+				return nsqdattest.Fault{}
+			})
+			_, err := nsqdat.Open(disk, "data")
+			require.ErrorIs(t, err, errno, failing)
+			require.ErrorContains(t, err, "lookuploop: data path data: nothing can be written there: ")
+			require.ErrorContains(t, err, "(make it writable for this user, or set another DataPath)")
+
+			disk.Order(nil)
+			_, err = nsqdat.Open(disk, "data")
+			require.NoError(t, err, "it is not locked")
+			requireNoTempFile(t, disk)
+		}
+	}
+}
+
 func TestMissingMetadataIsEmptyAndUnreadableMetadataIsAnError(t *testing.T) {
 	disk := nsqdattest.NewDisk(nil)
 	f, err := nsqdat.Open(disk, "data")
