@@ -185,7 +185,8 @@ func (l *Loop) load() (Metadata, error) {
 
 // PersistMetadata returns once all that was accepted before the call is on
 // disk, or with the first failure of a write that began after it; writing is
-// tried again while Run goes on. Without a DataPath there is nothing to wait
+// tried again while Run goes on. If somebody removed nsqd.dat or put another
+// file there, it is written again. Without a DataPath there is nothing to wait
 // for. When ctx ends, the error wraps ctx.Err(). Before Run it writes by itself,
 // and ctx can't cut that short. Once Run's context has ended it returns ErrClosed.
 func (l *Loop) PersistMetadata(ctx context.Context) error {

@@ -234,7 +234,7 @@ func (w *simWorld) leave(i int) {
 func (w *simWorld) breakDisk(step string, f nsqdattest.Fault) {
 	w.disk.Order(func(name string) nsqdattest.Fault {
 		switch name {
-		case "lock", "unlock", "list", "read":
+		case "lock", "unlock", "list", "stat", "read":
 			return nsqdattest.Fault{}
 		}
 		if step == "" || step == name {

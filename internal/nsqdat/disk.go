@@ -21,12 +21,21 @@ type Disk interface {
 // tests can let every single step fail.
 type Directory interface {
 	List() (names []string, err error) // of the regular files
+	Stat(name string) (Stamp, error)
 	Read(name string) ([]byte, error)
 	Create(name string) (TempFile, error) // which doesn't exist yet; readable by its owner alone
 	Rename(from, to string) error
 	Remove(name string) error
 	Sync() error  // makes what was renamed and removed durable
 	Close() error // releases the lock
+}
+
+// Stamp tells one file from another, and from what it was before somebody wrote
+// to it. That of what isn't a regular file is zero.
+type Stamp struct {
+	Inode   uint64 // 0 on a system that doesn't tell
+	Size    int64
+	ModTime int64 // in nanoseconds
 }
 
 // TempFile is the part of *os.File that is used.
@@ -41,10 +50,10 @@ type OS struct{}
 
 func (OS) Open(path string) (Directory, error) {
 	root, err := os.OpenRoot(path)
-	if info, statErr := os.Stat(path); err != nil && statErr == nil && !info.IsDir() {
-		err = &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR} // as Open has it, but not OpenRoot
-	}
 	if err != nil {
+		if info, statErr := os.Stat(path); statErr == nil && !info.IsDir() {
+			err = &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR} // which OpenRoot says in text alone
+		}
 		return nil, err
 	}
 	self, err := root.Open(".")
@@ -70,6 +79,14 @@ type directory struct {
 
 func (d directory) Rename(from, to string) error { return d.root.Rename(from, to) }
 func (d directory) Remove(name string) error     { return d.root.Remove(name) }
+
+func (d directory) Stat(name string) (Stamp, error) {
+	info, err := d.root.Lstat(name)
+	if err != nil || !info.Mode().IsRegular() {
+		return Stamp{}, err
+	}
+	return Stamp{inode(info), info.Size(), info.ModTime().UnixNano()}, nil
+}
 
 // Read follows a symbolic link, out of the directory too.
 func (d directory) Read(name string) ([]byte, error) {

