@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"path/filepath"
 
 	"github.com/nsqio/go-nsq"
 
@@ -130,6 +131,11 @@ func metadataOf(c *nsqdat.Contents) Metadata {
 // otherwise it is an error. After an error it may be tried again. Names that
 // NSQ doesn't allow are left out with a warning, and nsqd.dat is written again.
 //
+// A file of nsqd 0.3, nsqd.512.dat for example, is not read. If it is alone in
+// DataPath, a warning names it: end the broker and rename it to nsqd.dat to keep
+// its topics, or move it away. An nsqd up to 1.1 that is to come back refuses to
+// start with both.
+//
 // It fails where nothing can be written. ErrDataPathLocked: an nsqd or another
 // Loop uses the directory. ErrCorruptMetadata: the file can't be parsed; it
 // stays as it is.
@@ -172,6 +178,10 @@ func (l *Loop) load() (Metadata, error) {
 	if n := contents.LeftOut.Count; n > 0 {
 		l.opts.Logger.Warn("names that NSQ doesn't allow were left out of the metadata",
 			"path", file.Path(), "count", n, "first", contents.LeftOut.Some)
+	}
+	if contents.Nsqd03 != "" {
+		l.opts.Logger.Warn("this file of nsqd 0.3 is not read: rename it to nsqd.dat to keep its topics, or move it away",
+			"path", filepath.Join(l.opts.DataPath, contents.Nsqd03))
 	}
 	m := metadataOf(contents)
 	onDisk := l.reg.Load(m.items())

@@ -69,6 +69,23 @@ func TestWhatLoadMetadataLeavesOutIsOneWarning(t *testing.T) {
 	}
 }
 
+// TestFileOfNsqd03IsWarnedOf: it would be ignored, and an nsqd up to 1.1 that
+// comes back refuses to start with both.
+func TestFileOfNsqd03IsWarnedOf(t *testing.T) {
+	var log bytes.Buffer
+	loop := newLoop(t, func(o *Options) {
+		o.DataPath = "data"
+		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	loop.disk = nsqdattest.NewDisk(map[string]string{"nsqd.512.dat": encoded(t, manyTopics(3))})
+	m, err := loop.LoadMetadata()
+	require.NoError(t, err)
+	require.Empty(t, m.Topics)
+	require.Contains(t, log.String(), "level=WARN")
+	require.Contains(t, log.String(), filepath.Join("data", "nsqd.512.dat"))
+	require.Contains(t, log.String(), "rename it to nsqd.dat")
+}
+
 // manyTopics has n topics of one channel each.
 func manyTopics(n int) Metadata {
 	m := Metadata{Version: "1.3.0", Topics: make([]TopicMetadata, n)}

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 
 	"go.uber.org/atomic"
@@ -32,6 +33,10 @@ const Name = "nsqd.dat"
 const tempFormat = Name + ".%d.tmp"
 
 var tempName = regexp.MustCompile(`^nsqd\.dat\.[0-9]+\.tmp$`)
+
+// nsqd03Name matches the file of nsqd 0.3, which has the number of its worker in
+// the name.
+var nsqd03Name = regexp.MustCompile(`^nsqd\.[0-9]+\.dat$`)
 
 // File is the nsqd.dat of a directory that is locked. One goroutine at a time
 // uses it, but for IsOurs.
@@ -110,7 +115,7 @@ func (f *File) Load() (*Contents, error) {
 		data, err = f.dir.Read(Name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return &Contents{}, nil
+		return f.loadNothing()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lookuploop: read metadata from %s: %w", f.path, err)
@@ -124,6 +129,19 @@ func (f *File) Load() (*Contents, error) {
 	isDurable := f.dir.Sync() == nil                         // whoever wrote the file may have failed to
 	c.IsClean = c.IsClean && isDurable && stamp != (Stamp{}) // a link becomes a file
 	return c, nil
+}
+
+// loadNothing is Load where there is no file.
+func (f *File) loadNothing() (*Contents, error) {
+	names, err := f.dir.List()
+	if err != nil {
+		return nil, fmt.Errorf("lookuploop: look for the metadata of nsqd 0.3 beside %s: %w", f.path, err)
+	}
+	var c Contents
+	if at := slices.IndexFunc(names, nsqd03Name.MatchString); at >= 0 {
+		c.Nsqd03 = names[at]
+	}
+	return &c, nil
 }
 
 // IsOurs tells whether the file is the one that was loaded or written last, and

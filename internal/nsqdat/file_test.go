@@ -286,6 +286,29 @@ func TestFileThatCannotBeSyncedIsNotClean(t *testing.T) {
 	require.False(t, c.IsClean)
 }
 
+// TestFileOfNsqd03IsNamed: nsqd 0.3 had the number of its worker in the name.
+func TestFileOfNsqd03IsNamed(t *testing.T) {
+	for _, tt := range []struct {
+		want  string
+		names []string
+	}{
+		{"nsqd.512.dat", []string{"nsqd.512.dat"}},
+		{"nsqd.0.dat", []string{"nsqd.x.dat", "nsqd.0.dat", "nsqd.0.dat.bak", "orders.diskqueue.000000.dat"}},
+		{"", []string{"nsqd.x.dat", "nsqd..dat", "xnsqd.1.dat"}},
+		{"", []string{"nsqd.512.dat", nsqdat.Name}},
+	} {
+		files := make(map[string]string)
+		for _, name := range tt.names {
+			files[name] = fileOf(t, "0.3.8")
+		}
+		f, err := nsqdat.Open(nsqdattest.NewDisk(files), "data")
+		require.NoError(t, err)
+		c, err := f.Load()
+		require.NoError(t, err)
+		require.Equal(t, tt.want, c.Nsqd03, tt.names)
+	}
+}
+
 func TestCorruptMetadataIsReportedWithFileAndByteAndLeftAsItIs(t *testing.T) {
 	for content, place := range map[string]string{
 		"":                                  "byte 0 of 0",

@@ -28,6 +28,7 @@ type Contents struct {
 	Channels int     // in all topics together
 	IsClean  bool    // the file is there, for good, and is what a Writer would make of this
 	LeftOut  LeftOut // names that NSQ doesn't allow
+	Nsqd03   string  // the name of a file of nsqd 0.3, if that is all that there is; it isn't read
 
 	topics []topic
 }
