@@ -76,8 +76,9 @@
 //     next resync if Options.ResyncInterval is set.
 //   - An nsqlookupd that has more than 10,000 deletions to hear of, because
 //     they came at once or it is slow, is disconnected and told everything anew.
-//   - Between a change and its place in nsqd.dat lie about 100 ms; a crash
-//     within loses it unless PersistMetadata had returned.
+//   - Between a change and its place in nsqd.dat lie about 100 ms, or four
+//     times what it takes to write the file if that is more; a crash within
+//     loses it unless PersistMetadata had returned.
 //
 // # Concurrency
 //

@@ -14,7 +14,8 @@
 //     is locked is what is read and written, whatever happens to its name or to
 //     the working directory.
 //   - A burst of changes costs a few writes, and nobody who changes something
-//     waits for the disk.
+//     waits for the disk. Writing takes at most a quarter of the time, unless
+//     somebody waits for it.
 //   - What goes to disk is streamed, item by item.
 //
 // # Goroutines

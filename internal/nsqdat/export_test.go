@@ -8,6 +8,7 @@ const (
 	CoalescePause = coalescePause
 	MinRetryPause = minRetryPause
 	MaxRetryPause = maxRetryPause
+	MaxPause      = maxPause
 )
 
 var LastRetries = lastRetries

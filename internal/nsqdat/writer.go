@@ -14,6 +14,11 @@ const (
 	// silence is written at once.
 	coalescePause = 100 * time.Millisecond
 
+	// After a write that took long the pause is restFactor times as long as that,
+	// but for maxPause, so that a large file takes a quarter of the time at most.
+	restFactor = 3
+	maxPause   = time.Minute
+
 	// A failed write is tried again after minRetryPause, which doubles with
 	// each further failure up to maxRetryPause.
 	minRetryPause = 100 * time.Millisecond
@@ -264,6 +269,7 @@ func (w *Writer) write() error {
 	w.begun++
 	w.mu.Unlock()
 
+	began := time.Now()
 	var version uint64
 	err := w.file.Write(func(yield func(Item) bool) { version = w.source.Walk(yield) }, w.broker)
 	now := time.Now()
@@ -271,11 +277,11 @@ func (w *Writer) write() error {
 	failedBefore := w.retryPause > 0
 	if err == nil {
 		w.retryPause = 0
-		w.nextWrite = now.Add(coalescePause)
 	} else {
 		w.retryPause = min(max(2*w.retryPause, minRetryPause), maxRetryPause)
-		w.nextWrite = now.Add(w.retryPause)
 	}
+	rest := min(restFactor*now.Sub(began), maxPause)
+	w.nextWrite = now.Add(max(coalescePause, w.retryPause, rest))
 
 	w.mu.Lock()
 	w.status.LastError = err

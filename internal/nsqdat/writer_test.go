@@ -222,6 +222,69 @@ func TestChangeNeverWaitsForTheDisk(t *testing.T) {
 	})
 }
 
+// TestWritesTakeAQuarterOfTheTimeAtMost is about a large file and changes that
+// never cease, on a disk that works and on one that is full in the end.
+func TestWritesTakeAQuarterOfTheTimeAtMost(t *testing.T) {
+	for _, outcome := range []error{nil, syscall.ENOSPC} {
+		inBubble(t, func(t *testing.T) {
+			const took = 2 * time.Second
+			b := newWriterBench(t)
+			b.disk.Order(func(step string) nsqdattest.Fault {
+				if step != "sync" {
+					return nsqdattest.Fault{}
+				}
+				time.Sleep(took)
+				return nsqdattest.Fault{Err: outcome}
+			})
+			b.run()
+			const minute = 60
+			for range minute * 10 {
+				b.change(1)
+				time.Sleep(100 * time.Millisecond)
+			}
+			status := b.writer.Status()
+			writes := int(status.Writes + status.Failures)
+			require.LessOrEqual(t, writes*int(took/time.Second), minute/4+int(took/time.Second))
+			require.GreaterOrEqual(t, writes, 7, "and not much less")
+
+			b.disk.Order(func(step string) nsqdattest.Fault {
+				if step == "sync" {
+					time.Sleep(took)
+				}
+				return nsqdattest.Fault{}
+			})
+			began := time.Now()
+			require.NoError(t, b.writer.Persist(t.Context()))
+			require.LessOrEqual(t, time.Since(began), 2*took, "what somebody waits for is not put off")
+			b.cancel()
+			<-b.ended
+		})
+	}
+}
+
+// TestPauseAfterAWriteIsBounded: a disk that hung for an hour isn't left alone for three.
+func TestPauseAfterAWriteIsBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		b.disk.Order(func(step string) nsqdattest.Fault {
+			if step == "sync" {
+				time.Sleep(time.Hour)
+			}
+			return nsqdattest.Fault{}
+		})
+		b.run()
+		b.change(1)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		b.disk.Order(nil)
+		b.change(1)
+		time.Sleep(nsqdat.MaxPause)
+		synctest.Wait()
+		b.requireOnDisk(2)
+		require.NoError(t, b.end())
+	})
+}
+
 func TestFailedWriteIsRetriedWithGrowingPausesUntilItSucceeds(t *testing.T) {
 	for _, errno := range []error{syscall.ENOSPC, syscall.EACCES} {
 		inBubble(t, func(t *testing.T) {
