@@ -1,7 +1,6 @@
 package lookuploop
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -124,9 +123,7 @@ func BenchmarkLoadMetadata(b *testing.B) {
 					_, err := loop.LoadMetadata()
 					require.NoError(b, err)
 				})
-				endAtOnce, cancel := context.WithCancel(b.Context())
-				cancel()
-				require.NoError(b, loop.Run(endAtOnce)) // unlocks dir
+				require.NoError(b, loop.Close())
 			},
 			func() {
 				var m Metadata

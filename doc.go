@@ -15,7 +15,8 @@
 // elsewhere, to create them before the first message.
 // SetLookupdTCPAddresses swaps addresses while the Loop runs, and Status
 // tells how things stand. To leave in good order, call
-// SetLookupdTCPAddresses(nil), let the clients finish, and end Run's context.
+// SetLookupdTCPAddresses(nil), let the clients finish, and end Run's context or
+// call Close, which a Loop that was never Run needs to unlock DataPath.
 //
 // # Options
 //

@@ -13,7 +13,8 @@ import (
 // The errors to tell apart with errors.Is. What is returned wraps them and
 // says in its text which address, name or file is meant.
 var (
-	// ErrClosed: the context of Run has ended, so nothing can be changed or waited for any more.
+	// ErrClosed: the context of Run has ended, or Close was called, so nothing
+	// can be changed or waited for any more.
 	ErrClosed = errors.New("lookuploop: closed")
 
 	// ErrInvalidName: a topic or channel name that NSQ doesn't allow. Names

@@ -27,15 +27,19 @@ type Loop struct {
 
 	mu         sync.Mutex // guards these, and the making of peers
 	phase      phase
+	endRun     context.CancelFunc            // set when running
 	configured []string                      // the addresses as they were given
 	resolved   map[string]resolution         // of those that are names, with a ResolveInterval
 	peers      atomic.Pointer[[]*lookupPeer] // in the order of the addresses; the slice is replaced, never changed
 
+	loads   sync.WaitGroup // LoadMetadata, while it is running
 	loaded  atomic.Bool    // LoadMetadata was done, or isn't needed; what follows is set before
 	file    *nsqdat.File   // nil without a DataPath
 	writer  *nsqdat.Writer // nil without a DataPath
 	running atomic.Pointer[context.Context]
 	ended   chan struct{} // closed when Run's context has ended and Run took note
+	done    chan struct{} // closed when nothing runs any more; result is set before
+	result  error         // of Run
 }
 
 type phase int
@@ -44,7 +48,7 @@ const (
 	fresh   phase = iota // nothing was called yet
 	loading              // LoadMetadata is running
 	inUse                // LoadMetadata is out of the question
-	running
+	running              // Run is, or was, or Close does the same
 )
 
 // New checks opts and returns all that is wrong with them, joined. It does no I/O.
@@ -61,6 +65,7 @@ func New(opts Options) (*Loop, error) {
 		optionsChanged: make(chan struct{}, 1),
 		namesChanged:   make(chan struct{}, 1),
 		ended:          make(chan struct{}),
+		done:           make(chan struct{}),
 	}
 	l.loaded.Store(opts.DataPath == "")
 	l.configured = opts.LookupdTCPAddresses
@@ -70,16 +75,16 @@ func New(opts Options) (*Loop, error) {
 
 // mayChange returns why nothing can be changed now, if so.
 func (l *Loop) mayChange() error {
-	if !l.loaded.Load() {
-		return errors.New("lookuploop: call LoadMetadata first: it reads and locks DataPath")
-	}
 	if l.hasEnded() {
 		return ErrClosed
+	}
+	if !l.loaded.Load() {
+		return errors.New("lookuploop: call LoadMetadata first: it reads and locks DataPath")
 	}
 	return nil
 }
 
-// hasEnded tells whether Run's context has ended.
+// hasEnded tells whether Run's context has ended, or Close was called.
 func (l *Loop) hasEnded() bool {
 	ctx := l.running.Load()
 	return ctx != nil && (*ctx).Err() != nil
@@ -92,15 +97,71 @@ func (l *Loop) hasEnded() bool {
 // long as Dial, OnStateChange and the disk don't hold it up.
 //
 // It returns nil, or why the last write of nsqd.dat failed. With nil, all that
-// Notify accepted is on disk, also when ctx had ended before. Called again while it runs it returns an error;
-// after it ended, ErrClosed.
+// Notify accepted is on disk, also when ctx had ended before. Called again while
+// it runs it returns an error; after it ended, or after Close, ErrClosed.
 //
 // The orderly end of a broker: SetLookupdTCPAddresses(nil), so that no
 // consumer comes any more; let the clients finish; end ctx.
 func (l *Loop) Run(ctx context.Context) error {
-	if err := l.start(ctx); err != nil {
+	ctx, err := l.start(ctx)
+	if err != nil {
 		return err
 	}
+	return l.run(ctx)
+}
+
+// Close ends Run and waits for it, and returns what Run does. If Run was never
+// called, Close does what Run does at its end: it writes nsqd.dat if it must and
+// gives DataPath free. From then on everything that changes or waits, and Run,
+// returns ErrClosed.
+//
+// It may be called at any time, more than once, and from any goroutine but that
+// of OnStateChange.
+func (l *Loop) Close() error {
+	l.mu.Lock()
+	isRunning := l.phase == running
+	if !isRunning {
+		l.begin(context.Background())
+	}
+	l.endRun()
+	l.mu.Unlock()
+	if !isRunning {
+		l.loads.Wait()
+		return l.run(*l.running.Load())
+	}
+	<-l.done
+	return l.result
+}
+
+// start makes the one transition to running, for Run. The context that it
+// returns ends with ctx and with Close.
+func (l *Loop) start(ctx context.Context) (context.Context, error) {
+	if ctx == nil {
+		return nil, errors.New("lookuploop: Run needs a context, got nil")
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.hasEnded():
+		return nil, ErrClosed
+	case l.phase == running:
+		return nil, errors.New("lookuploop: Run is running already")
+	case !l.loaded.Load():
+		return nil, errors.New("lookuploop: call LoadMetadata before Run: it reads and locks DataPath")
+	}
+	return l.begin(ctx), nil
+}
+
+// begin is called with mu held.
+func (l *Loop) begin(ctx context.Context) context.Context {
+	ctx, l.endRun = context.WithCancel(ctx)
+	l.phase = running
+	l.running.Store(&ctx)
+	return ctx
+}
+
+// run is Run once it has started.
+func (l *Loop) run(ctx context.Context) error {
 	var writing <-chan error
 	stopWriting := func() {}
 	if l.writer != nil {
@@ -119,35 +180,16 @@ func (l *Loop) Run(ctx context.Context) error {
 		p.stop()
 	}
 	stopWriting()
-	var err error
 	if writing != nil {
-		err = <-writing
+		l.result = <-writing
 	}
 	tasks.Wait()
 	if l.file != nil {
-		err = errors.Join(err, l.file.Close())
+		l.result = errors.Join(l.result, l.file.Close())
 	}
-	return err
-}
-
-// start makes the one transition to running.
-func (l *Loop) start(ctx context.Context) error {
-	if ctx == nil {
-		return errors.New("lookuploop: Run needs a context, got nil")
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.phase == running && l.hasEnded():
-		return ErrClosed
-	case l.phase == running:
-		return errors.New("lookuploop: Run is running already")
-	case !l.loaded.Load():
-		return errors.New("lookuploop: call LoadMetadata before Run: it reads and locks DataPath")
-	}
-	l.phase = running
-	l.running.Store(&ctx)
-	return nil
+	l.endRun() // ctx may be one that never ends
+	close(l.done)
+	return l.result
 }
 
 func (l *Loop) startWriter() (<-chan error, context.CancelFunc) {

@@ -123,7 +123,7 @@ func metadataOf(c *nsqdat.Contents) Metadata {
 	return m
 }
 
-// LoadMetadata locks DataPath until Run returns, reads nsqd.dat and takes what
+// LoadMetadata locks DataPath until Run or Close returns, reads nsqd.dat and takes what
 // is in there for what the broker has, and returns it. Without the file, or
 // without a DataPath, that is nothing; the file is written as soon as Run begins.
 //
@@ -140,27 +140,37 @@ func metadataOf(c *nsqdat.Contents) Metadata {
 // Loop uses the directory. ErrCorruptMetadata: the file can't be parsed; it
 // stays as it is.
 func (l *Loop) LoadMetadata() (Metadata, error) {
-	l.mu.Lock()
-	isFirst := l.phase == fresh && !l.reg.WasChanged()
-	if isFirst {
-		l.phase = loading
+	if err := l.startLoading(); err != nil {
+		return Metadata{}, err
 	}
-	l.mu.Unlock()
-	if !isFirst {
-		return Metadata{}, errors.New("lookuploop: LoadMetadata must be the first call, and the only one")
-	}
-
+	defer l.loads.Done()
 	m, err := l.load()
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err != nil {
+	l.loaded.Store(err == nil)
+	switch {
+	case l.phase == running: // Close was called, and waits
+	case err != nil:
 		l.phase = fresh
-		return Metadata{}, err
+	default:
+		l.phase = inUse
 	}
-	l.phase = inUse
-	l.loaded.Store(true)
-	return m, nil
+	return m, err
+}
+
+func (l *Loop) startLoading() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.hasEnded():
+		return ErrClosed
+	case l.phase != fresh || l.reg.WasChanged():
+		return errors.New("lookuploop: LoadMetadata must be the first call, and the only one")
+	}
+	l.phase = loading
+	l.loads.Add(1)
+	return nil
 }
 
 func (l *Loop) load() (Metadata, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 	"github.com/lookuploop/lookuploop/internal/registry"
 )
@@ -46,6 +47,97 @@ func TestValidateReportsEveryFault(t *testing.T) {
 
 	twice := Metadata{Topics: []TopicMetadata{{Name: "a"}, {Name: "a"}}}
 	require.NotErrorIs(t, twice.validate(), ErrInvalidName)
+}
+
+func TestLoadMetadataIsTheFirstCallAndTheOnlyOne(t *testing.T) {
+	const want = "LoadMetadata must be the first call, and the only one"
+	for name, dataPath := range map[string]string{"without a data path": "", "with a data path": t.TempDir()} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newScene(t, 0, func(o *Options) { o.DataPath = dataPath })
+				m, err := s.loop.LoadMetadata()
+				require.NoError(t, err)
+				require.Zero(t, m, "there is nothing to load")
+				_, err = s.loop.LoadMetadata()
+				require.ErrorContains(t, err, want)
+				s.run()
+				synctest.Wait()
+				_, err = s.loop.LoadMetadata()
+				require.ErrorContains(t, err, want)
+				require.NoError(t, s.end())
+				_, err = s.loop.LoadMetadata()
+				require.Error(t, err)
+			})
+		})
+	}
+	t.Run("after Notify", func(t *testing.T) {
+		loop := newLoop(t)
+		require.NoError(t, loop.Notify(TopicCreated("orders")))
+		_, err := loop.LoadMetadata()
+		require.ErrorContains(t, err, want)
+	})
+}
+
+func TestLoadMetadataReturnsAndTakesWhatIsInTheFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "nsqd.dat")
+	content := `{"topics":[{"name":"orders","paused":true,"channels":[{"name":"mail","paused":false},{"name":"a b"}]},{"name":"x y"},{"name":"empty"}],"version":"1.3.0"}`
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1, func(o *Options) { o.DataPath = dir })
+		m, err := s.loop.LoadMetadata()
+		require.NoError(t, err)
+		require.Equal(t, Metadata{Version: "1.3.0", Topics: []TopicMetadata{
+			{Name: "orders", Paused: true, Channels: []ChannelMetadata{{Name: "mail"}}},
+			{Name: "empty"},
+		}}, m)
+		requireTopics(t, m, s.loop)
+		s.run()
+		s.registered()
+		require.Equal(t, []string{"empty", "orders", "orders mail"}, announced(s.lookupds[0]))
+		require.NoError(t, s.end())
+	})
+	require.Equal(t, []string{"orders", "empty"}, topicsOnDisk(t, dir), "it is written without what was left out")
+
+	again := newLoop(t, func(o *Options) { o.DataPath = dir })
+	_, err := again.LoadMetadata()
+	require.NoError(t, err)
+	require.False(t, again.Status().Metadata.Dirty, "and once")
+	require.NoError(t, again.Close())
+}
+
+func TestLoadMetadataThatFailedMayBeTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "nsqd.dat")
+	require.NoError(t, os.WriteFile(path, []byte(`{"topics":[{"name":"orders"`), 0o600))
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 0, func(o *Options) { o.DataPath = dir })
+		for range 2 {
+			_, err := s.loop.LoadMetadata()
+			require.ErrorIs(t, err, ErrCorruptMetadata)
+			require.ErrorContains(t, err, path)
+			require.Error(t, s.loop.Notify(TopicCreated("a")))
+			require.Error(t, s.loop.Run(t.Context()))
+			require.Zero(t, s.loop.Status().Metadata)
+		}
+		require.NoError(t, os.WriteFile(path, []byte(`{"topics":[{"name":"orders"}]}`), 0o600))
+		m, err := s.loop.LoadMetadata()
+		require.NoError(t, err)
+		require.Len(t, m.Topics, 1)
+
+		if nsqdat.Locks {
+			rival := newLoop(t, func(o *Options) { o.DataPath = dir })
+			_, err = rival.LoadMetadata()
+			require.ErrorIs(t, err, ErrDataPathLocked)
+			s.run()
+			require.NoError(t, s.end())
+			_, err = rival.LoadMetadata()
+			require.NoError(t, err, "Run gave the data path free")
+			require.NoError(t, rival.Close())
+		} else {
+			s.run()
+		}
+	})
 }
 
 // TestWhatLoadMetadataLeavesOutIsOneWarning is about a file full of names that

@@ -67,8 +67,6 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for one that hangs
 	defer cancel()
-	ended, end := context.WithCancel(ctx)
-	end()
 	confirmed, leftovers := 0, 0
 	for range *killRounds {
 		cmd := exec.CommandContext(ctx, os.Args[0])
@@ -99,7 +97,7 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 		loop := newLoop(t, func(o *Options) { o.DataPath = dir })
 		m, err := loop.LoadMetadata() // the lock died with the process
 		require.NoError(t, err)
-		require.NoError(t, loop.Run(ended))
+		require.NoError(t, loop.Close())
 		require.GreaterOrEqual(t, len(m.Topics), confirmed)
 		require.LessOrEqual(t, len(m.Topics), confirmed+1)
 		require.Equal(t, manyTopics(len(m.Topics)), m)

@@ -218,7 +218,7 @@ func TestNotifyNeedsLoadMetadataWhenThereIsADataPath(t *testing.T) {
 
 	_, err := loop.LoadMetadata()
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, loop.file.Close()) })
+	t.Cleanup(func() { require.NoError(t, loop.Close()) })
 	require.NoError(t, loop.Notify(TopicCreated("a")))
 }
 

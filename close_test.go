@@ -1,0 +1,175 @@
+package lookuploop
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
+)
+
+// requireClosed wants ErrClosed of everything that changes or waits.
+func requireClosed(t *testing.T, loop *Loop) {
+	t.Helper()
+	require.ErrorIs(t, loop.Notify(TopicCreated("late")), ErrClosed)
+	require.ErrorIs(t, loop.SetMetadata(Metadata{}), ErrClosed)
+	require.ErrorIs(t, loop.SetLookupdTCPAddresses(nil), ErrClosed)
+	require.ErrorIs(t, loop.WaitRegistered(t.Context(), 0), ErrClosed)
+	require.ErrorIs(t, loop.PersistMetadata(t.Context()), ErrClosed)
+	require.ErrorIs(t, loop.Run(t.Context()), ErrClosed)
+	_, err := loop.LoadMetadata()
+	require.ErrorIs(t, err, ErrClosed)
+	loop.Status()
+}
+
+// onDisk makes a Loop whose DataPath is on disk.
+func onDisk(t *testing.T, disk *nsqdattest.Disk) *Loop {
+	loop := newLoop(t, func(o *Options) { o.DataPath = "data" })
+	loop.disk = disk
+	return loop
+}
+
+func TestCloseWithoutRunWritesAndGivesDataPathFree(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		disk := nsqdattest.NewDisk(nil)
+		loop := onDisk(t, disk)
+		_, err := loop.LoadMetadata()
+		require.NoError(t, err)
+		require.NoError(t, loop.Notify(TopicCreated("orders")))
+		for range 2 {
+			require.NoError(t, loop.Close())
+			requireClosed(t, loop)
+		}
+
+		again := onDisk(t, disk)
+		m, err := again.LoadMetadata()
+		require.NoError(t, err)
+		require.Equal(t, []TopicMetadata{{Name: "orders"}}, m.Topics)
+		require.NoError(t, again.Close())
+	})
+}
+
+func TestCloseOfALoopThatWasNeverUsed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		for _, path := range []string{"", "data"} {
+			s := newScene(t, 1, func(o *Options) { o.DataPath = path })
+			s.loop.disk = nsqdattest.NewDisk(nil)
+			require.NoError(t, s.loop.Close())
+			requireClosed(t, s.loop)
+			synctest.Wait()
+			require.Zero(t, s.lookupds[0].Connections())
+		}
+	})
+}
+
+func TestCloseEndsRunAndWaitsForIt(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.run()
+		s.notify(TopicCreated("orders"), TopicCreated("live#ephemeral"))
+		s.registered()
+		heard := listen(s.lookupds[0])
+		require.NoError(t, s.loop.Close())
+		requireClosed(t, s.loop)
+		require.NoError(t, s.end(), "Run's context had not ended")
+		synctest.Wait()
+		require.Equal(t, []string{"UNREGISTER live#ephemeral"}, heard())
+		require.Zero(t, s.lookupds[0].Connections())
+		require.NoError(t, s.loop.Close())
+	})
+}
+
+func TestCloseReturnsWhyTheLastWriteFailed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		disk := nsqdattest.NewDisk(nil)
+		loop := onDisk(t, disk)
+		_, err := loop.LoadMetadata()
+		require.NoError(t, err)
+		disk.Order(func(step string) (f nsqdattest.Fault) {
+			if step == "sync" {
+				f.Err = syscall.EIO
+			}
+			return f
+		})
+		ran := make(chan error, 1)
+		go func() { ran <- loop.Run(t.Context()) }()
+		synctest.Wait()
+		require.ErrorIs(t, loop.Close(), syscall.EIO)
+		require.ErrorIs(t, <-ran, syscall.EIO)
+		require.ErrorIs(t, loop.Close(), syscall.EIO)
+	})
+}
+
+// TestCloseDuringLoadMetadataWaitsForIt: otherwise DataPath would stay locked.
+func TestCloseDuringLoadMetadataWaitsForIt(t *testing.T) {
+	for _, failure := range []error{nil, syscall.EIO} {
+		inBubble(t, func(t *testing.T) {
+			disk := nsqdattest.NewDisk(nil)
+			disk.Order(func(step string) (f nsqdattest.Fault) {
+				if step == "stat" {
+					time.Sleep(time.Second)
+					f.Err = failure
+				}
+				return f
+			})
+			loop := onDisk(t, disk)
+			loaded := make(chan error, 1)
+			go func() { _, err := loop.LoadMetadata(); loaded <- err }()
+			synctest.Wait()
+			require.NoError(t, loop.Close())
+			require.ErrorIs(t, <-loaded, failure)
+			requireClosed(t, loop)
+
+			disk.Order(nil)
+			again := onDisk(t, disk)
+			_, err := again.LoadMetadata()
+			require.NoError(t, err)
+			require.NoError(t, again.Close())
+		})
+	}
+}
+
+// TestCloseAtAnyTime calls it from many goroutines, while others load, run,
+// change and wait.
+func TestCloseAtAnyTime(t *testing.T) {
+	for delay := range 20 {
+		inBubble(t, func(t *testing.T) {
+			disk := nsqdattest.NewDisk(nil)
+			disk.Order(func(string) nsqdattest.Fault { time.Sleep(time.Millisecond); return nsqdattest.Fault{} })
+			loop := onDisk(t, disk)
+			var callers sync.WaitGroup
+			call := func(after time.Duration, f func() error) {
+				callers.Go(func() {
+					time.Sleep(after)
+					if err := f(); err != nil && !errors.Is(err, ErrClosed) {
+						t.Error(err)
+					}
+				})
+			}
+			call(0, func() error {
+				_, err := loop.LoadMetadata()
+				if err == nil {
+					call(0, func() error { return loop.Notify(TopicCreated("orders")) })
+					call(0, func() error { return loop.PersistMetadata(context.Background()) })
+					call(0, func() error { return loop.WaitRegistered(context.Background(), 1) })
+					err = loop.Run(context.Background())
+				}
+				return err
+			})
+			for range 3 {
+				call(time.Duration(delay)*time.Millisecond, loop.Close)
+			}
+			callers.Wait()
+			requireClosed(t, loop)
+
+			_, err := disk.Open("data")
+			require.NoError(t, err, "it is not locked")
+		})
+	}
+}
