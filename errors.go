@@ -3,6 +3,7 @@ package lookuploop
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
@@ -44,14 +45,16 @@ const (
 )
 
 // ResponseError is an error answer of one nsqlookupd to one command. Find it
-// with errors.As; it is a pointer wherever it occurs.
+// with errors.As; it is a pointer wherever it occurs. Code and Message are the
+// answer as it came from the network, cut at 1 KiB: escape them where you show
+// them, as Error does.
 type ResponseError struct {
 	Address string // of the nsqlookupd, as in Options.LookupdTCPAddresses
 	Command string // the verb: IDENTIFY, REGISTER, UNREGISTER or PING
 	Topic   string // empty for IDENTIFY and PING
 	Channel string // empty when the command was about the topic alone
 	Code    string // nsqlookupd's: E_INVALID, E_BAD_TOPIC, E_BAD_CHANNEL, E_BAD_BODY or E_BAD_PROTOCOL
-	Message string // the rest of the answer; it comes from the network: escape it where you show it
+	Message string // the rest of the answer
 }
 
 func (e *ResponseError) Error() string {
@@ -69,7 +72,7 @@ func (e *ResponseError) Error() string {
 		b.WriteByte(' ')
 		b.WriteString(e.Message)
 	}
-	return b.String()
+	return printable(b.String())
 }
 
 // newResponseError reads an answer of the form "E_CODE text".
@@ -120,9 +123,6 @@ type publicError struct{ error }
 // public turns an error of an internal package into one in which callers find
 // what they tell apart.
 func public(err error) error {
-	if answer, ok := errors.AsType[*wire.AnswerError[registry.Command]](err); ok {
-		return &refusedError{newResponseError(answer), answer.Tag}
-	}
 	for _, known := range internalErrors {
 		if errors.Is(err, known.internal) {
 			return publicError{err}
@@ -153,4 +153,39 @@ func (e publicError) Is(target error) bool {
 		}
 	}
 	return false
+}
+
+// fromNetwork makes err, of a connection or an HTTP request, one to be shown and
+// to be found with errors.Is and errors.As. Every such error passes here.
+func fromNetwork(err error) error {
+	if answer, ok := errors.AsType[*wire.AnswerError[registry.Command]](err); ok {
+		return &refusedError{newResponseError(answer), answer.Tag}
+	}
+	return networkError{public(err)}
+}
+
+// networkError is an error whose text may come from the network in part.
+type networkError struct{ error }
+
+func (e networkError) Error() string { return printable(e.error.Error()) }
+func (e networkError) Unwrap() error { return e.error }
+
+// maxErrorText bounds in bytes what an error shows.
+const maxErrorText = 1024
+
+// printable escapes what a terminal or a log could take for more than text, and
+// clips what is longer than anybody reads.
+func printable(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		shown := string(r)
+		if !strconv.IsPrint(r) {
+			shown = strings.Trim(strconv.QuoteRune(r), "'")
+		}
+		if b.Len()+len(shown) > maxErrorText {
+			return b.String() + "…"
+		}
+		b.WriteString(shown)
+	}
+	return b.String()
 }

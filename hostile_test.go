@@ -2,9 +2,14 @@ package lookuploop
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"net"
+	"net/http"
+	"os"
 	"runtime"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -156,6 +161,87 @@ func TestHostileLookupdsInfoCostsNextToNothing(t *testing.T) {
 						require.True(t, utf8.ValidString(kept))
 					}
 				}
+			})
+		})
+	}
+}
+
+// TestTextFromTheNetworkIsShownClippedAndEscaped is about errors, which go to
+// logs and terminals.
+func TestTextFromTheNetworkIsShownClippedAndEscaped(t *testing.T) {
+	long := strings.Repeat("x\x1b[31m\n\u202e", 100_000)
+	requireShown := func(t *testing.T, err error, want string) {
+		t.Helper()
+		require.ErrorContains(t, err, want)
+		require.LessOrEqual(t, len(err.Error()), 2048)
+		for _, r := range err.Error() {
+			require.True(t, strconv.IsPrint(r), "%q in %q", r, err)
+		}
+	}
+	for name, tt := range map[string]struct {
+		order lookupdtest.Order
+		want  string
+	}{
+		"a number":                    {lookupdtest.On("IDENTIFY", lookupdtest.Reply(`{"tcp_port":`+strings.Repeat("9", defaultMaxResponseSize-20)+`}`)), "IDENTIFY: answer "},
+		"an answer that isn't JSON":   {lookupdtest.On("IDENTIFY", lookupdtest.Reply(long)), "IDENTIFY: answer "},
+		"a refusal":                   {lookupdtest.On("IDENTIFY", lookupdtest.Reject("E_BAD_BODY "+long)), `IDENTIFY: E_BAD_BODY x\x1b[31m\n\u202ex`},
+		"a code":                      {lookupdtest.On("REGISTER", lookupdtest.Reject("E_BAD\x1b[31m")), `REGISTER orders: E_BAD\x1b[31m`},
+		"an answer that isn't OK":     {lookupdtest.On("REGISTER", lookupdtest.Reply(long)), "REGISTER: unexpected answer "},
+		"an answer without a command": {lookupdtest.On("REGISTER", lookupdtest.Unasked(long)), "answer without a command"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newScene(t, 1)
+				s.notify(TopicCreated("orders"))
+				s.lookupds[0].Do(tt.order)
+				before := memoryInUse()
+				s.run()
+				synctest.Wait()
+				require.Less(t, memoryInUse()-before, 1<<18, "what is kept is clipped, too")
+				requireShown(t, s.loop.Status().Lookupds[0].LastError, tt.want)
+			})
+		})
+	}
+	t.Run("what Dial met", func(t *testing.T) { // such as the names in a certificate
+		inBubble(t, func(t *testing.T) {
+			s := newScene(t, 1)
+			s.loop.opts.Dial = func(context.Context, string, string) (net.Conn, error) {
+				return nil, fmt.Errorf("%w: certificate is valid for %s", os.ErrPermission, long)
+			}
+			s.run()
+			synctest.Wait()
+			requireShown(t, s.loop.Status().Lookupds[0].LastError, `dial: permission denied: certificate is valid for x\x1b[31m\n`)
+			require.ErrorIs(t, s.loop.Status().Lookupds[0].LastError, os.ErrPermission)
+		})
+	})
+	for name, answer := range map[string]string{
+		"a status line":    "HTTP/1.1 500 " + strings.ReplaceAll(long, "\n", "") + "\r\nContent-Length: 0\r\n\r\n",
+		"no HTTP":          long,
+		"a list":           "HTTP/1.1 200 OK\r\n\r\n" + long,
+		"a list otherwise": "HTTP/1.1 200 OK\r\n\r\n" + `{"channels":` + strings.Repeat("9", 1<<19) + "}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newScene(t, 0)
+				lookupd := s.network.NewUnstartedServer("lookupd1.test:4160")
+				lookupd.WrapHTTP = func(http.Handler) http.Handler {
+					return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+						conn, buffer, err := w.(http.Hijacker).Hijack()
+						if err == nil {
+							buffer.WriteString(answer)
+							buffer.Flush()
+							conn.Close()
+						}
+					})
+				}
+				lookupd.Start()
+				t.Cleanup(lookupd.Close)
+				s.loop.opts.HTTPClient = s.network.Client()
+				require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{lookupd.TCPAddress}))
+				s.run()
+				s.registered()
+				_, err := s.loop.TopicChannels(t.Context(), "orders")
+				requireShown(t, err, "lookuploop: lookupd1.test:4160: channels of topic orders: ")
 			})
 		})
 	}

@@ -322,7 +322,7 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 	if !p.syncedAt.IsZero() && time.Since(p.syncedAt) >= provenAfter {
 		p.backoff.reset()
 	}
-	err = public(err)
+	err = fromNetwork(err)
 	var answer *ResponseError
 	var refused *refusedError
 	switch {

@@ -87,8 +87,8 @@ func parsePeerInfo(address string, answer []byte) (PeerInfo, error) {
 	if answer == nil {
 		return info, nil
 	}
-	if err := json.Unmarshal(answer, &info); err != nil {
-		return PeerInfo{}, fmt.Errorf("lookuploop: %s: %s: answer %s is no peer info: %w", address, wire.Identify, wire.Quote(answer), err)
+	if err := json.Unmarshal(answer, &info); err != nil { // its text may be as long as the answer: it isn't kept
+		return PeerInfo{}, fmt.Errorf("lookuploop: %s: %s: answer %s is no peer info: %s", address, wire.Identify, wire.Quote(answer), printable(err.Error()))
 	}
 	for _, s := range []*string{&info.Version, &info.Hostname, &info.BroadcastAddress} {
 		*s = clip(*s)

@@ -298,7 +298,7 @@ func TestErrorAnswerIsTakenApart(t *testing.T) {
 		"E_":         {Code: "E_"},
 	} {
 		want.Address, want.Command, want.Topic, want.Channel = "a:4160", "REGISTER", "orders", "mail"
-		err := public(&wire.AnswerError[registry.Command]{Address: "a:4160", Verb: wire.Register, Tag: about, Text: answer})
+		err := fromNetwork(&wire.AnswerError[registry.Command]{Address: "a:4160", Verb: wire.Register, Tag: about, Text: answer})
 		var found *ResponseError
 		require.ErrorAs(t, err, &found)
 		require.Equal(t, &want, found)
@@ -328,10 +328,26 @@ func TestSentinelsAreToldApart(t *testing.T) {
 
 func TestConnectionsErrorsAreKnownAsOurs(t *testing.T) {
 	inner := fmt.Errorf("lookuploop: a:4160: PING: %w: 5 bytes", wire.ErrTooLarge)
-	err := public(inner)
+	err := fromNetwork(inner)
 	require.ErrorIs(t, err, ErrResponseTooLarge)
 	require.EqualError(t, err, inner.Error())
-	require.NotErrorIs(t, public(io.EOF), ErrResponseTooLarge)
+	require.NotErrorIs(t, fromNetwork(io.EOF), ErrResponseTooLarge)
+}
+
+func TestErrorsShowTextThatCanBePrintedAndNoMoreThanIsRead(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                        "",
+		"plain \"quoted\" \\ äö…": "plain \"quoted\" \\ äö…",
+		"a\nb\r\t\x00\x1b[31m":    `a\nb\r\t\x00\x1b[31m`,
+		"\u202eright to left":     `\u202eright to left`,
+		"no UTF-8: \xff":          "no UTF-8: \ufffd",
+		strings.Repeat("x", 1024): strings.Repeat("x", 1024),
+		strings.Repeat("x", 1025): strings.Repeat("x", 1024) + "…",
+		strings.Repeat("ä", 600):  strings.Repeat("ä", 512) + "…",
+		strings.Repeat("\n", 1e6): strings.Repeat(`\n`, 512) + "…",
+	} {
+		require.Equal(t, want, printable(text))
+	}
 }
 
 // Errors of internal packages are found by the names that they have here.
@@ -392,7 +408,7 @@ func FuzzPeerInfo(f *testing.F) {
 		if err != nil {
 			require.Zero(t, info)
 			require.True(t, strings.HasPrefix(err.Error(), "lookuploop: lookupd.test:4160: IDENTIFY: answer "), err)
-			require.Less(t, len(err.Error()), 1024, "an error is no place for a whole answer")
+			require.Less(t, len(err.Error()), 2048, "an error is no place for a whole answer")
 		}
 		for _, text := range []string{info.Version, info.Hostname, info.BroadcastAddress} {
 			require.LessOrEqual(t, len(text), 255)

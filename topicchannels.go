@@ -80,7 +80,7 @@ func (l *Loop) TopicChannels(ctx context.Context, topic string) ([]string, error
 // askChannels asks one lookupd.
 func (l *Loop) askChannels(ctx context.Context, address string, info PeerInfo, topic string) ([]string, error) {
 	fail := func(err error) ([]string, error) {
-		return nil, fmt.Errorf("lookuploop: %s: channels of topic %s: %w", address, topic, err)
+		return nil, fromNetwork(fmt.Errorf("lookuploop: %s: channels of topic %s: %w", address, topic, err))
 	}
 	host := info.BroadcastAddress
 	if host == "" {

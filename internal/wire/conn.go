@@ -82,8 +82,11 @@ func (c *Conn[T]) Identify(body map[string]any) (answer []byte, err error) {
 	}
 	_, writeErr := c.socket.Write(hello.Bytes())
 	answer, err = readResponse(c.reader, c.limit) // after a failed write too: it may say why
+	if err != nil && writeErr != nil {
+		err = fmt.Errorf("%w; %w", writeErr, err)
+	}
 	if err != nil {
-		return nil, c.explain(Identify, errors.Join(writeErr, err))
+		return nil, c.explain(Identify, err)
 	}
 	if err := c.socket.limit(time.Time{}); err != nil {
 		return nil, c.explain(Identify, err)

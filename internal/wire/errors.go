@@ -24,7 +24,7 @@ type AnswerError[T any] struct {
 }
 
 func (e *AnswerError[T]) Error() string {
-	return fmt.Sprintf("lookuploop: %s: %s: %q", e.Address, e.Verb, e.Text)
+	return fmt.Sprintf("lookuploop: %s: %s: %s", e.Address, e.Verb, Quote([]byte(e.Text)))
 }
 
 func (c *Conn[T]) answerError(cmd command[T], answer []byte) error {
