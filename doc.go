@@ -35,10 +35,8 @@
 //
 // Once faults stop, every configured nsqlookupd lists the broker as a producer
 // of exactly what it has, within one backoff and one round trip (and what the
-// lookupd itself needs). It takes longer after a connection broke amid commands,
-// as a refusal may have been lost with it: the next one sends these in small
-// groups, which costs up to 128 round trips. And a name that was refused is
-// tried again after MaxBackoff, doubling to 1 h. On the way there:
+// lookupd itself needs). Only a name that was refused takes longer: it is tried
+// again after MaxBackoff, doubling to 1 h. On the way there:
 //
 //   - What is sent to an nsqlookupd was true when it was taken from what the
 //     broker has, the latest state of a name wins, and a name that flaps costs
@@ -49,11 +47,18 @@
 //     after HeartbeatInterval, also amid a sync over a slow line, provided that
 //     it carries out 100 commands in that time.
 //   - A lost connection is seen at once. The next attempt comes after a pause
-//     with full jitter, below 100 ms at first and 15 s at last.
+//     with full jitter, below 100 ms at first and 5 s at last. A change of the
+//     broker cuts it short, once a second at most.
 //   - What Notify accepted is on disk when Run or PersistMetadata returns nil.
 //     A crash leaves the old nsqd.dat or the new one, never neither.
-//   - A name that an nsqlookupd refuses is set aside for that nsqlookupd, shown
-//     in Status, and tried again later. Everything else goes on.
+//   - A name that an nsqlookupd refuses, or at which it closes without a word, is
+//     set aside for that nsqlookupd, shown in Status, and tried again later.
+//     Everything else goes on: a refusal ends the connection, so names in doubt go
+//     over a second one, the probe. In doubt is what lookupd had not acknowledged
+//     when it refused something, and what was unanswered when two connections in a
+//     row broke amid the same commands. The probe asks about many names at once,
+//     and about half as many each time it breaks without an answer. What is
+//     acknowledged there goes to the main connection, by itself.
 //
 // TestSimulation shows all of it: it plays random histories of changes, faults
 // of lookupds, networks and disks, swaps and restarts, and holds each lookupd
@@ -75,8 +80,6 @@
 //     the broker deletes and creates it. One that was deleted at nsqlookupd
 //     while the broker has it stays unknown until the next connection, or the
 //     next resync if Options.ResyncInterval is set.
-//   - An nsqlookupd that has more than 10,000 deletions to hear of, because
-//     they came at once or it is slow, is disconnected and told everything anew.
 //   - Between a change and its place in nsqd.dat lie about 100 ms, or four
 //     times what it takes to write the file if that is more; a crash within
 //     loses it unless PersistMetadata had returned.
@@ -90,7 +93,8 @@
 // bytes, whatever the number of nsqlookupds.
 //
 // Run does no I/O. It has one goroutine for each nsqlookupd, which connects
-// and writes; that has one for each connection, which reads; and with a
+// and writes; that has one for each connection, which reads, and a third while
+// there is a probe; and with a
 // DataPath there is one that writes nsqd.dat. Run returns when all of them
 // have. Options.OnStateChange is called from the goroutine of the nsqlookupd
 // it is about, with no lock held; it delays that one only, as do a Dial or a

@@ -15,11 +15,6 @@ import (
 // leaveTimeout bounds the farewell of a connection.
 const leaveTimeout = time.Second
 
-// provenAfter is how long a connection must last after lookupd has acknowledged
-// everything there was when it came up, for the backoff to start over. A lookupd
-// that breaks at once on what it acknowledged gets it ever more rarely.
-const provenAfter = time.Second
-
 // lookupPeer keeps one nsqlookupd informed. The Loop makes it, starts run and
 // waits for its end.
 //
@@ -31,20 +26,22 @@ type lookupPeer struct {
 	address string
 	opts    *Options
 	reg     *registry.Registry
-	cursor  registry.Cursor
+	cursor  *registry.Cursor
 
 	wake         chan struct{} // capacity 1: readable when there may be something to say
+	changed      atomic.Bool   // the broker changed since the last connection
 	heartbeatDue atomic.Bool
 	stopping     context.Context // ends when the peer is to leave
 	stop         context.CancelFunc
 
-	backoff   backoff
-	caution   registry.Caution
-	syncedAt  time.Time                    // when lookupd had acknowledged all there was when it connected; zero: not yet
-	chunk     []registry.Command           // from the log
-	out       wire.Batch[registry.Command] // to be sent
-	resyncAt  time.Time
-	sincePing int // commands sent since the last PING or IDENTIFY
+	backoff    backoff
+	isUnwanted bool                         // lookupd refused the last IDENTIFY
+	syncedAt   time.Time                    // when lookupd had acknowledged all there was when it connected; zero: not yet
+	chunk      []registry.Command           // from the log
+	out        wire.Batch[registry.Command] // to be sent
+	resyncAt   time.Time
+	sincePing  int    // commands sent since the last PING or IDENTIFY
+	probe      *probe // nil: there is none
 
 	origin        atomic.Pointer[origin]
 	state         atomic.Pointer[peerState]
@@ -53,6 +50,7 @@ type lookupPeer struct {
 	connects      atomic.Uint64
 	failures      atomic.Uint64
 	commands      atomic.Uint64
+	probeError    atomic.Pointer[error] // why the last probe ended; nil if it had asked everything
 }
 
 func newLookupPeer(t target, opts *Options, reg *registry.Registry) *lookupPeer {
@@ -60,6 +58,7 @@ func newLookupPeer(t target, opts *Options, reg *registry.Registry) *lookupPeer 
 		address: t.address,
 		opts:    opts,
 		reg:     reg,
+		cursor:  reg.NewCursor(opts.MaxBackoff),
 		wake:    make(chan struct{}, 1),
 		backoff: backoff{min: opts.MinBackoff, max: opts.MaxBackoff},
 	}
@@ -69,38 +68,40 @@ func newLookupPeer(t target, opts *Options, reg *registry.Registry) *lookupPeer 
 	return p
 }
 
-// wakeUp lets run look whether there is something to say. It never waits.
-func (p *lookupPeer) wakeUp() { signal(p.wake) }
+// wakeUp says that the broker changed. It never waits.
+func (p *lookupPeer) wakeUp() {
+	p.changed.Store(true)
+	signal(p.wake)
+}
 
 // heartbeat asks for a PING on the connection, if there is one.
 func (p *lookupPeer) heartbeat() {
 	p.heartbeatDue.Store(true)
-	p.wakeUp()
+	signal(p.wake)
 }
 
 // run connects, talks and connects again until stop is called. When it
 // returns, the last connection is closed and its reader has ended.
 func (p *lookupPeer) run() {
+	defer p.reg.Remove(p.cursor)
 	for p.stopping.Err() == nil {
 		p.syncedAt = time.Time{}
+		started := time.Now()
 		p.transition(dial, peerState{})
-		c, info, err := p.connect()
+		c, info, err := p.connect(p.stopping)
 		if err == nil {
 			err = p.serve(c, info)
 		}
-		wait := p.disconnected(err)
-		select {
-		case <-time.After(wait):
-		case <-p.stopping.Done():
-		}
+		p.pause(started, p.disconnected(err))
 	}
 }
 
-// connect dials and identifies.
-func (p *lookupPeer) connect() (*wire.Conn[registry.Command], PeerInfo, error) {
-	ctx, cancel := context.WithTimeout(p.stopping, p.opts.DialTimeout)
+// connect dials and identifies. When ctx ends it gives up, and closes what it
+// dialed.
+func (p *lookupPeer) connect(ctx context.Context) (*wire.Conn[registry.Command], PeerInfo, error) {
+	dialing, cancel := context.WithTimeout(ctx, p.opts.DialTimeout)
 	defer cancel()
-	conn, err := p.opts.Dial(ctx, "tcp", p.address)
+	conn, err := p.opts.Dial(dialing, "tcp", p.address)
 	if err == nil && conn == nil {
 		err = errors.New("Options.Dial returned neither connection nor error")
 	}
@@ -108,10 +109,10 @@ func (p *lookupPeer) connect() (*wire.Conn[registry.Command], PeerInfo, error) {
 		return nil, PeerInfo{}, fmt.Errorf("lookuploop: %s: dial: %w", p.address, err)
 	}
 	c := wire.NewConn[registry.Command](p.address, conn, p.opts.ResponseTimeout, p.opts.MaxResponseSize)
-	mayStay := context.AfterFunc(p.stopping, c.Close)
+	mayStay := context.AfterFunc(ctx, c.Close)
 	info, err := p.identify(c)
 	if !mayStay() && err == nil {
-		err = context.Cause(p.stopping)
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		c.Close()
@@ -143,21 +144,28 @@ func (p *lookupPeer) serve(c *wire.Conn[registry.Command], info PeerInfo) error 
 	p.resyncAt = time.Now().Add(p.opts.ResyncInterval)
 	p.connects.Inc()
 	p.transition(identified, peerState{info: info})
-	p.reg.Attach(&p.cursor) // after the transition: who waited for it finds a Connected lookupd
+	p.reg.Attach(p.cursor, time.Now()) // after the transition: who waited for it finds a Connected lookupd
 
 	go c.ReadAnswers(p.handle)
 	defer context.AfterFunc(p.stopping, func() { // or a write that is stuck would delay the farewell
 		c.SetWriteDeadline(time.Now().Add(leaveTimeout))
 	})()
 	err := p.talk(c)
+	p.probe.stop()
+	p.probe = nil
 	c.Close()
 	<-c.Done()
 
-	acked, unanswered := p.reg.Release(&p.cursor)
-	p.caution = registry.Caution{}
-	if errors.Is(err, c.Err()) && c.Severed() && unanswered > 0 {
-		p.caution = registry.NewCaution(acked, unanswered)
+	unanswered, isSevered := c.Unanswered(), errors.Is(err, c.Err()) && c.Severed()
+	refused, isRefusal := errors.AsType[*refusedError](fromNetwork(err))
+	if isRefusal && !refused.isAboutName() { // perhaps it is all the same
+		unanswered, isSevered = append([]registry.Command{refused.cmd}, unanswered...), true
 	}
+	p.reg.Release(p.cursor, unanswered, isSevered)
+	if isRefusal && refused.isAboutName() {
+		p.reg.Refused(p.cursor, refused.cmd, refused.Code == codeBadTopic, refused.ResponseError, time.Now())
+	}
+	p.changed.Store(false)
 	return err
 }
 
@@ -171,7 +179,7 @@ func (p *lookupPeer) talk(c *wire.Conn[registry.Command]) error {
 		if err != nil {
 			return err
 		}
-		if p.syncedAt.IsZero() && p.reg.InSync(&p.cursor) {
+		if p.syncedAt.IsZero() && p.reg.InSync(p.cursor) {
 			p.synced()
 		}
 		if said {
@@ -181,6 +189,7 @@ func (p *lookupPeer) talk(c *wire.Conn[registry.Command]) error {
 			p.chunk = nil
 			p.out.Shrink()
 		}
+		ended := p.advanceProbe()
 		var timer <-chan time.Time
 		if !again.IsZero() {
 			timer = time.After(time.Until(again))
@@ -188,6 +197,8 @@ func (p *lookupPeer) talk(c *wire.Conn[registry.Command]) error {
 		select {
 		case <-p.wake:
 		case <-c.Answered():
+		case <-ended:
+			p.probe = nil
 		case <-timer:
 		case <-p.stopping.Done():
 		case <-c.Done():
@@ -196,14 +207,26 @@ func (p *lookupPeer) talk(c *wire.Conn[registry.Command]) error {
 	}
 }
 
+// advanceProbe tells the probe that the main connection got on, and returns a
+// channel that is closed when it ends; nil if there is none.
+func (p *lookupPeer) advanceProbe() <-chan struct{} {
+	if p.probe == nil {
+		return nil
+	}
+	signal(p.probe.news)
+	return p.probe.ended
+}
+
 // say sends the next things, if any. Otherwise it returns when to ask again,
 // unless something happens before.
 func (p *lookupPeer) say(c *wire.Conn[registry.Command]) (said bool, again time.Time, err error) {
 	isDue, isBlind := p.heartbeatDue.Swap(false), c.IsBlind()
-	progress, err := p.read(c, isBlind)
-	if err != nil {
-		return false, time.Time{}, err
+	size := registry.ChunkSize
+	if isBlind {
+		size = wire.BlindChunk
 	}
+	var progress bool
+	p.chunk, progress = p.reg.Read(p.cursor, min(c.Room(), size), p.chunk[:0])
 	hasRead := len(p.chunk) > 0
 	isLong := isBlind && p.sincePing >= wire.BlindChunk/2
 	if isDue || isLong && hasRead { // a PING alone, behind what may be refused, could cost the refusal
@@ -212,17 +235,20 @@ func (p *lookupPeer) say(c *wire.Conn[registry.Command]) (said bool, again time.
 	}
 	p.sincePing += p.out.Len() + len(p.chunk)
 	if isDue || hasRead {
-		return true, time.Time{}, p.send(c)
+		return true, time.Time{}, p.send(c, &p.out, p.chunk)
 	}
 	if progress { // what was read says nothing, and what follows may say something
 		return true, time.Time{}, nil
 	}
-	p.chunk, again = p.reg.Retry(&p.cursor, time.Now(), p.chunk[:0])
-	if len(p.chunk) > 0 {
-		return true, time.Time{}, p.send(c)
+	if p.probe == nil {
+		var isNeeded bool
+		if isNeeded, again = p.reg.NeedsProbe(p.cursor, time.Now()); isNeeded {
+			p.probe = newProbe(p)
+			go p.probe.run()
+		}
 	}
 	if p.opts.ResyncInterval > 0 {
-		if isDue := !time.Now().Before(p.resyncAt); isDue && p.reg.Resync(&p.cursor) {
+		if isDue := !time.Now().Before(p.resyncAt); isDue && p.reg.Resync(p.cursor) {
 			p.resyncAt = time.Now().Add(p.opts.ResyncInterval)
 			return true, time.Time{}, nil
 		} else if !isDue && (again.IsZero() || p.resyncAt.Before(again)) {
@@ -232,28 +258,15 @@ func (p *lookupPeer) say(c *wire.Conn[registry.Command]) (said bool, again time.
 	return false, again, nil
 }
 
-// read reads the next chunk of the log, a small one if isBlind, as far as the
-// window and caution allow. It tells whether that got it on.
-func (p *lookupPeer) read(c *wire.Conn[registry.Command], isBlind bool) (progress bool, err error) {
-	size := registry.ChunkSize
-	if isBlind {
-		size = wire.BlindChunk
+// send writes commands of the registry, behind what is in out already. When that
+// fails, the reader has the better explanation.
+func (p *lookupPeer) send(c *wire.Conn[registry.Command], out *wire.Batch[registry.Command], commands []registry.Command) error {
+	for _, cmd := range commands {
+		out.Add(cmd.Verb(), cmd.Topic(), cmd.Channel(), cmd)
 	}
-	limit, upTo := p.caution.Limits(p.reg, &p.cursor, c.NumInFlight(), min(c.Room(), size))
-	p.chunk, progress, err = p.reg.Read(&p.cursor, limit, upTo, p.chunk[:0])
-	p.caution.Spend(upTo, len(p.chunk))
-	return progress, err
-}
-
-// send writes what was read, behind what is in out already. When that fails, the
-// reader has the better explanation.
-func (p *lookupPeer) send(c *wire.Conn[registry.Command]) error {
-	for _, cmd := range p.chunk {
-		p.out.Add(cmd.Verb(), cmd.Topic(), cmd.Channel(), cmd)
-	}
-	defer p.out.Reset()
-	p.commands.Add(uint64(p.out.Len()))
-	err := c.Send(&p.out)
+	defer out.Reset()
+	p.commands.Add(uint64(out.Len()))
+	err := c.Send(out)
 	if err == nil {
 		return nil
 	}
@@ -271,8 +284,8 @@ func (p *lookupPeer) leave(c *wire.Conn[registry.Command]) error {
 	defer time.AfterFunc(leaveTimeout, c.Close).Stop()
 	for more := true; more || c.NumInFlight() > 0; {
 		if more && c.Room() > 0 {
-			p.chunk, more = p.reg.Farewell(&p.cursor, p.chunk[:0])
-			if len(p.chunk) > 0 && p.send(c) != nil {
+			p.chunk, more = p.reg.Farewell(p.cursor, p.chunk[:0])
+			if len(p.chunk) > 0 && p.send(c, &p.out, p.chunk) != nil {
 				return nil
 			}
 			continue
@@ -289,7 +302,7 @@ func (p *lookupPeer) leave(c *wire.Conn[registry.Command]) error {
 // handle takes good answers. The connection's reader calls it.
 func (p *lookupPeer) handle(a wire.Answers[registry.Command]) {
 	if a.N > 0 {
-		p.reg.Acknowledge(&p.cursor, a.N, a.Last)
+		p.reg.Acknowledge(p.cursor, a.N, a.Last)
 	}
 	if a.Ping {
 		p.noteHeartbeat(a.RTT)
@@ -305,39 +318,7 @@ func (p *lookupPeer) noteHeartbeat(rtt time.Duration) {
 // connected.
 func (p *lookupPeer) synced() {
 	p.syncedAt = time.Now()
-	p.caution = registry.Caution{}
 	state := *p.state.Load()
 	state.lastError = nil
 	p.state.Store(&state)
-}
-
-// disconnected draws the consequences of a lost connection or a failed
-// attempt, and returns how long to wait before the next.
-func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
-	if p.stopping.Err() != nil {
-		p.transition(lost, peerState{})
-		return 0
-	}
-	p.failures.Inc()
-	if !p.syncedAt.IsZero() && time.Since(p.syncedAt) >= provenAfter {
-		p.backoff.reset()
-	}
-	err = fromNetwork(err)
-	var answer *ResponseError
-	var refused *refusedError
-	switch {
-	case errors.As(err, &answer) && answer.Command == wire.Identify:
-		wait = p.opts.MaxBackoff // it won't like the next one better
-	case errors.As(err, &refused) && refused.isAboutName() &&
-		p.reg.Refuse(&p.cursor, refused.cmd, refused.Code == codeBadTopic, refused.ResponseError, time.Now(), p.opts.MaxBackoff):
-		wait = p.backoff.draw() // which is progress
-	default:
-		wait = p.backoff.next()
-	}
-	if answer != nil {
-		err = answer
-	}
-	p.opts.Logger.Warn("lookupd disconnected", "address", p.address, "error", err, "retry in", wait)
-	p.transition(lost, peerState{lastError: err, nextAttempt: time.Now().Add(wait)})
-	return wait
 }

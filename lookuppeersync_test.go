@@ -197,34 +197,6 @@ func TestFlappingNameCostsFewCommands(t *testing.T) {
 	}
 }
 
-// A lookupd that falls behind by more deletions than are kept starts over.
-func TestLookupdThatLagsTooManyDeletionsStartsOver(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := newScene(t, 2, func(o *Options) { o.ResponseTimeout = time.Minute })
-		s.notify(TopicCreated("orders"))
-		s.run()
-		s.registered()
-		lift := s.lookupds[0].Do(lookupdtest.Hang())
-		s.notify(TopicCreated("stuck"))
-		for i := range wire.FirstWindow + registry.MaxTombstones + 1000 {
-			topic := fmt.Sprintf("topic-%d", i)
-			s.notify(TopicCreated(topic))
-			s.notify(TopicDeleted(topic))
-			if i%1000 == 0 {
-				synctest.Wait() // so that the other keeps up
-			}
-		}
-		synctest.Wait()
-		require.ErrorIs(t, s.status(1).LastError, registry.ErrLagged)
-		lift()
-		s.registered()
-		require.Equal(t, []string{"orders", "stuck"}, announced(s.lookupds[0]))
-		require.Equal(t, []string{"orders", "stuck"}, announced(s.lookupds[1]))
-		require.EqualValues(t, 2, s.status(1).Connects)
-		require.EqualValues(t, 1, s.status(2).Connects)
-	})
-}
-
 // lingeringConn is a connection that breaks at a write, and whose reader gets
 // good answers for a while after its end.
 type lingeringConn struct {

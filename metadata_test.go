@@ -11,13 +11,13 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
-	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
 func TestValidateReportsEveryFault(t *testing.T) {
@@ -324,7 +324,7 @@ func TestSetMetadataMakesItSo(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		loop := loopOf()
 		if rapid.Bool().Draw(t, "a lookupd lags") {
-			loop.reg.Attach(&registry.Cursor{})
+			loop.reg.Attach(loop.reg.NewCursor(0), time.Now())
 		}
 		for range rapid.IntRange(1, 6).Draw(t, "declarations") {
 			m := drawMetadata(t)

@@ -71,9 +71,12 @@ type Options struct {
 
 	// MinBackoff and MaxBackoff bound the pause before the next attempt to
 	// connect. It is drawn evenly between 0 and a limit that starts at
-	// MinBackoff and doubles up to MaxBackoff. It starts over when a connection
-	// ends that lasted 1 s after the nsqlookupd had acknowledged everything.
-	// Default: 100 ms and 15 s.
+	// MinBackoff and doubles up to MaxBackoff. After a connection on which the
+	// nsqlookupd acknowledged everything the limit is 1 s at most, and the
+	// longer that lasted the shorter it is. A change of the broker cuts the
+	// pause short, once a second at most. After a refused IDENTIFY the pause is
+	// at least half of MaxBackoff. MaxBackoff is also the first pause before
+	// refused names are tried again. Default: 100 ms and 5 s.
 	MinBackoff, MaxBackoff time.Duration
 
 	// ResyncInterval is the time after which everything is announced again on
@@ -128,7 +131,7 @@ const (
 	defaultDialTimeout       = time.Second
 	defaultResponseTimeout   = time.Second
 	defaultMinBackoff        = 100 * time.Millisecond
-	defaultMaxBackoff        = 15 * time.Second
+	defaultMaxBackoff        = 5 * time.Second
 	defaultMaxResponseSize   = 1 << 20
 )
 

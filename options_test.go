@@ -282,8 +282,8 @@ func TestOptionsAreCopiedAndNeverWrittenTo(t *testing.T) {
 
 func TestOneBackoffMovesTheDefaultOfTheOther(t *testing.T) {
 	for _, tt := range []struct{ min, max, wantMin, wantMax time.Duration }{
-		{0, 0, 100 * time.Millisecond, 15 * time.Second},
-		{time.Second, 0, time.Second, 15 * time.Second},
+		{0, 0, 100 * time.Millisecond, 5 * time.Second},
+		{time.Second, 0, time.Second, 5 * time.Second},
 		{time.Minute, 0, time.Minute, time.Minute},
 		{0, time.Minute, 100 * time.Millisecond, time.Minute},
 		{0, time.Millisecond, time.Millisecond, time.Millisecond},

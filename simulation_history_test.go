@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
-	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -27,7 +26,6 @@ type simSetting struct {
 	bandwidth  int
 	maxBackoff time.Duration
 	resync     time.Duration
-	tombstones int    // that a lookupd may lag
 	preload    int    // topics with a channel each that are there from the beginning
 	refused    string // after all other faults one lookupd still refuses this "topic" or "topic channel"
 }
@@ -56,7 +54,6 @@ func drawHistory(seed uint64) *simHistory {
 			bandwidth:  pick(r, 0, 0, 0, 20_000),
 			maxBackoff: pick(r, time.Second, 5*time.Second, 15*time.Second),
 			resync:     pick(r, 0, 0, 7*time.Second),
-			tombstones: pick(r, registry.MaxTombstones, registry.MaxTombstones, registry.MaxTombstones, 3),
 			preload:    pick(r, 0, 3, 30),
 			refused:    pick(r, "", "a", "b x"),
 		},

@@ -266,6 +266,7 @@ type simConn struct {
 	wire    *simWire
 	address string
 	dialed  time.Time
+	isProbe bool        // it was dialed while there was another one
 	closed  time.Time   // guarded by the wire's mu, as said is
 	said    []time.Time // when IDENTIFY and PING were written
 }
@@ -283,6 +284,9 @@ func (w *simWire) watch(dial simDial) simDial {
 		}
 		c := &simConn{Conn: raw, wire: w, address: address, dialed: dialed}
 		w.mu.Lock()
+		for other := range w.open {
+			c.isProbe = c.isProbe || other.address == address
+		}
 		w.open[c] = true
 		w.conns = append(w.conns, c)
 		w.mu.Unlock()

@@ -119,7 +119,6 @@ func (w *simWorld) start() {
 		panic(err)
 	}
 	loop.disk = w.disk
-	loop.reg.LimitTombstones(w.history.setting.tombstones)
 	m, err := loop.LoadMetadata()
 	if errors.Is(err, errDiskFull) { // removing what the disk kept from being removed
 		w.disk.Order(nil)

@@ -1,11 +1,16 @@
 package lookuploop
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strconv"
 	"time"
+
+	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
 // peerEvent is what moves a peer from one State to the next.
@@ -48,6 +53,7 @@ type peerState struct {
 	info        PeerInfo
 	lastError   error
 	nextAttempt time.Time
+	isHanging   bool // the last attempt or connection ended with a time-out
 }
 
 // transition enters the next State. What is not set in after stays as it was,
@@ -57,6 +63,9 @@ func (p *lookupPeer) transition(event peerEvent, after peerState) {
 	after.state, after.since = before.state.next(event), time.Now()
 	if event != identified {
 		after.info = before.info
+	}
+	if event == dial {
+		after.isHanging = before.isHanging
 	}
 	if after.lastError == nil {
 		after.lastError = before.lastError
@@ -74,7 +83,7 @@ func (p *lookupPeer) transition(event peerEvent, after peerState) {
 func (p *lookupPeer) status() LookupdStatus {
 	s := p.state.Load()
 	from := p.origin.Load()
-	pending, refused := p.reg.View(&p.cursor)
+	pending, refused := p.reg.View(p.cursor)
 	var lastHeartbeat time.Time
 	if at := p.lastHeartbeat.Load(); at > 0 {
 		lastHeartbeat = time.Unix(0, at)
@@ -98,14 +107,89 @@ func (p *lookupPeer) status() LookupdStatus {
 	}
 }
 
+// responseErrors gives refusals of the registry their type back.
+func responseErrors(refusals []error) []*ResponseError {
+	var all []*ResponseError
+	for _, err := range refusals {
+		all = append(all, err.(*ResponseError))
+	}
+	return all
+}
+
+// wakePause lies at least between two attempts to connect of which a change
+// brought about the second.
+const wakePause = time.Second
+
+// disconnected draws the consequences of a lost connection or a failed
+// attempt, and returns how long to wait before the next.
+func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
+	if p.stopping.Err() != nil {
+		p.transition(lost, peerState{})
+		return 0
+	}
+	p.failures.Inc()
+	err = fromNetwork(err)
+	answer, isAnswer := errors.AsType[*ResponseError](err)
+	refused, isRefusal := errors.AsType[*refusedError](err)
+	p.isUnwanted = isAnswer && answer.Command == wire.Identify
+	switch {
+	case p.isUnwanted: // it won't like the next one better
+		wait = p.opts.MaxBackoff/2 + rand.N(p.opts.MaxBackoff/2+1)
+	case isRefusal && refused.isAboutName(): // lookupd is there
+		p.backoff.reset()
+		wait = p.backoff.draw()
+	case !p.syncedAt.IsZero():
+		p.backoff.held(time.Since(p.syncedAt))
+		wait = p.backoff.next()
+	default:
+		wait = p.backoff.next()
+	}
+	if isAnswer {
+		err = answer
+	}
+	p.opts.Logger.Warn("lookupd disconnected", "address", p.address, "error", err, "retry in", wait)
+	isHanging := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+	p.transition(lost, peerState{lastError: err, nextAttempt: time.Now().Add(wait), isHanging: isHanging})
+	return wait
+}
+
+// pause waits before the next attempt. A change of the broker, now or during the
+// attempt that failed, cuts it short: it is worth a try if lookupd is back.
+func (p *lookupPeer) pause(lastAttempt time.Time, wait time.Duration) {
+	end := time.Now().Add(wait)
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		if soon := lastAttempt.Add(wakePause); p.changed.Swap(false) && !p.isUnwanted && soon.Before(end) {
+			end = soon
+			timer.Reset(time.Until(end))
+		}
+		select {
+		case <-timer.C:
+			return
+		case <-p.wake:
+		case <-p.stopping.Done():
+			return
+		}
+	}
+}
+
 // backoff draws the pauses between attempts: full jitter below a limit that
 // starts at min and doubles up to max.
 type backoff struct {
 	min, max time.Duration
-	limit    time.Duration // of the next; 0 means min
+	limit    time.Duration // of the next; below min it counts as min
 }
 
 func (b *backoff) reset() { b.limit = 0 }
+
+// syncedBackoff bounds the pause after a connection on which lookupd was in sync.
+const syncedBackoff = time.Second
+
+// held is for a connection that ended after lookupd had been in sync for d. So
+// the pauses stay short for one that is restarted often, and get longer, within
+// syncedBackoff, for one that breaks at once on what it acknowledged.
+func (b *backoff) held(d time.Duration) { b.limit = max(min(b.limit, syncedBackoff)-d, 0) }
 
 // next draws a pause and doubles the limit.
 func (b *backoff) next() time.Duration {
@@ -116,12 +200,3 @@ func (b *backoff) next() time.Duration {
 
 // draw draws a pause below the limit as it is.
 func (b *backoff) draw() time.Duration { return rand.N(max(b.limit, b.min) + 1) }
-
-// responseErrors gives refusals of the registry their type back.
-func responseErrors(refusals []error) []*ResponseError {
-	var all []*ResponseError
-	for _, err := range refusals {
-		all = append(all, err.(*ResponseError))
-	}
-	return all
-}

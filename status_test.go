@@ -286,10 +286,9 @@ func TestResponseErrorSaysWhoWhatAndWhy(t *testing.T) {
 func TestErrorAnswerIsTakenApart(t *testing.T) {
 	loop := newLoop(t)
 	require.NoError(t, loop.Notify(TopicCreated("orders"), ChannelCreated("orders", "mail")))
-	var c registry.Cursor
-	loop.reg.Attach(&c)
-	commands, _, err := loop.reg.Read(&c, 2, registry.Everything, nil)
-	require.NoError(t, err)
+	c := loop.reg.NewCursor(0)
+	loop.reg.Attach(c, time.Now())
+	commands, _ := loop.reg.Read(c, 2, nil)
 	about := commands[0]
 	for answer, want := range map[string]ResponseError{
 		"E_BAD_TOPIC REGISTER topic name 'a b' is not valid": {Code: "E_BAD_TOPIC", Message: "REGISTER topic name 'a b' is not valid"},

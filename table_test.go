@@ -76,7 +76,7 @@ func TestALostConnectionIsSeenAtOnceAndReplaced(t *testing.T) {
 			"middle box": func() { s.network.Reset(lookupd.TCPAddress) },
 		} {
 			for range 10 {
-				time.Sleep(provenAfter)
+				time.Sleep(syncedBackoff)
 				lost := time.Now()
 				lose()
 				time.Sleep(latency)

@@ -51,7 +51,7 @@ func (l *Loop) TopicChannels(ctx context.Context, topic string) ([]string, error
 	}
 	var asked []chan answer
 	for _, p := range l.lookupPeers() {
-		if s := p.state.Load(); s.state == Connected {
+		if s := p.state.Load(); s.mayAnswer() {
 			result := make(chan answer, 1)
 			go func() {
 				channels, err := l.askChannels(ctx, p.address, s.info, topic)
@@ -75,6 +75,12 @@ func (l *Loop) TopicChannels(ctx context.Context, topic string) ([]string, error
 		}
 	}
 	return slices.Sorted(maps.Keys(union)), errors.Join(errs...)
+}
+
+// mayAnswer tells whether it is known where lookupd can be asked by HTTP, and
+// that it doesn't hang. There may be no connection: nsqd asks then, too.
+func (s *peerState) mayAnswer() bool {
+	return s.state == Connected || s.info.HTTPPort != 0 && !s.isHanging
 }
 
 // askChannels asks one lookupd.

@@ -196,23 +196,31 @@ func TestTopicChannelsEndWithTheirContext(t *testing.T) {
 	})
 }
 
-func TestOnlyConnectedLookupdsAreAsked(t *testing.T) {
+// As in nsqd, a lookupd is asked whose HTTP address is known, connected or not. One
+// that hangs would keep everybody waiting for nothing.
+func TestLookupdsAreAskedUnlessTheyHang(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		asked := 0
-		s := newHTTPScene(t, channels("mail"), func(w http.ResponseWriter, r *http.Request) { asked++ })
+		s := newHTTPScene(t, channels("mail"), channels("sms"))
 		s.lookupds[1].Do(lookupdtest.Refuse())
 		s.lookupds[1].CloseConnections()
 		time.Sleep(time.Minute)
 		names, err := s.loop.TopicChannels(t.Context(), "orders")
 		require.NoError(t, err)
-		require.Equal(t, []string{"mail"}, names)
-		require.Zero(t, asked)
+		require.Equal(t, []string{"mail", "sms"}, names)
 
-		require.NoError(t, s.end())
+		s.lookupds[0].Do(lookupdtest.Hang())
+		s.lookupds[0].CloseConnections()
+		time.Sleep(time.Minute)
 		names, err = s.loop.TopicChannels(t.Context(), "orders")
-		require.EqualError(t, err, "lookuploop: channels of topic orders: no lookupd is connected")
-		require.Nil(t, names)
+		require.NoError(t, err)
+		require.Equal(t, []string{"sms"}, names)
 	})
+}
+
+func TestTopicChannelsWithNobodyToAsk(t *testing.T) {
+	names, err := newLoop(t, addresses("lookupd.test:4160")).TopicChannels(t.Context(), "orders")
+	require.EqualError(t, err, "lookuploop: channels of topic orders: no lookupd is connected")
+	require.Nil(t, names)
 }
 
 func TestTopicChannelsOfAnInvalidTopicAreAnError(t *testing.T) {

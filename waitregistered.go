@@ -50,15 +50,14 @@ func (l *Loop) isRegistered(target uint64, n int) (bool, error) {
 	}
 	cursors := make([]*registry.Cursor, len(peers))
 	for i, p := range peers {
-		cursors[i] = &p.cursor
+		cursors[i] = p.cursor
 	}
-	registered, refusing := 0, 0
-	var errs []error
-	for _, standing := range l.reg.Standing(cursors, target) {
+	registered := 0
+	var refusing []*registry.Cursor
+	for i, standing := range l.reg.Standing(cursors, target) {
 		switch {
-		case len(standing.Refusals) > 0:
-			refusing++
-			errs = append(errs, standing.Refusals...)
+		case standing.Refuses:
+			refusing = append(refusing, cursors[i])
 		case standing.Acknowledged:
 			registered++
 		}
@@ -66,10 +65,26 @@ func (l *Loop) isRegistered(target uint64, n int) (bool, error) {
 	switch {
 	case registered >= n:
 		return true, nil
-	case len(peers) >= n && len(peers)-refusing < n:
+	case len(peers) >= n && len(peers)-len(refusing) < n:
+		var errs []error
+		for _, c := range refusing {
+			errs = append(errs, l.refusals(c))
+		}
 		return true, errors.Join(errs...)
 	}
 	return false, nil
+}
+
+// maxRefusals bounds how many refused names of one lookupd an error names.
+const maxRefusals = 10
+
+// refusals returns the refusals of one lookupd, joined.
+func (l *Loop) refusals(c *registry.Cursor) error {
+	_, all := l.reg.View(c)
+	if more := len(all) - maxRefusals; more > 0 {
+		all = append(all[:maxRefusals:maxRefusals], fmt.Errorf("lookuploop: and %d more names", more))
+	}
+	return errors.Join(all...)
 }
 
 // missing says of each lookupd that doesn't know everything why it doesn't.

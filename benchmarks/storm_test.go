@@ -25,7 +25,7 @@ var stormLoops = flag.Int("storm.loops", 200, "how many Loops TestReconnectStorm
 func TestReconnectStorm(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		const window, outage = 100 * time.Millisecond, time.Minute
-		const maxBackoff = 15 * time.Second // Options' default
+		const maxBackoff = 5 * time.Second // Options' default
 		network := lookupdtest.NewNetwork()
 		lookupd := network.NewServer("lookupd.test:4160")
 		defer lookupd.Close()

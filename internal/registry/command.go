@@ -8,7 +8,6 @@ type Command struct {
 	ackTo      uint64 // the log is acknowledged up to here …
 	reads      uint64 // … by so many entries
 	unregister bool
-	retry      bool // of a refused name
 }
 
 func newCommand(unregister bool, e *entry) Command {
@@ -27,13 +26,15 @@ func (c Command) Verb() string {
 	return "REGISTER"
 }
 
-// Topic is the name of the topic, or of the channel's topic.
-func (c Command) Topic() string {
+func (c Command) topic() *entry {
 	if c.subject.parent != nil {
-		return c.subject.parent.name
+		return c.subject.parent
 	}
-	return c.subject.name
+	return c.subject
 }
+
+// Topic is the name of the topic, or of the channel's topic.
+func (c Command) Topic() string { return c.topic().name }
 
 // Channel is the name of the channel; empty if the command is about the topic alone.
 func (c Command) Channel() string {

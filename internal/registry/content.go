@@ -80,7 +80,7 @@ func (r *Registry) Snapshot(persistent bool) Content {
 		items = append(items, Item{Topic: e.name, Paused: e.paused})
 		content.Topics++
 		first := len(items)
-		for c := e.firstChannel; c != nil; c = c.nextSibling {
+		for c := e.nextChannel; c != nil; c = c.nextChannel {
 			if !c.deleted && !(persistent && c.ephemeral) {
 				items = append(items, Item{e.name, c.name, c.paused})
 			}

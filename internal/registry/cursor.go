@@ -1,27 +1,23 @@
 package registry
 
 import (
-	"errors"
-	"math"
 	"slices"
+	"time"
 )
 
 const (
 	// ChunkSize is how many entries are read under one lock.
 	ChunkSize = 256
 
-	// MaxTombstones is how many deletions a lookupd may lag.
-	MaxTombstones = 10_000
+	maxRemembered = 10_000 // deleted names of which it is remembered that a lookupd refused them
+	maxGhosts     = 10_000 // ephemeral names that one lookupd is told to drop later
 )
 
-// ErrLagged: a lookupd has so many deletions to hear of that it starts over.
-var ErrLagged = errors.New("lookuploop: too many deletions behind, starting over")
-
-// Cursor is the place of one lookupd in the registry's log. The zero Cursor is
-// one that never connected. Everything in it is guarded by the registry's mu.
+// Cursor is the place of one lookupd in the registry's log, and what is known
+// of the names that it may refuse. Make it with [Registry.NewCursor]. Everything
+// in it is guarded by the registry's mu.
 type Cursor struct {
 	connected bool
-	lagged    bool // detached by the registry, see collect
 
 	marker entry  // stands in the log: what is before it has been read
 	read   uint64 // the seq up to which the log was read
@@ -30,46 +26,140 @@ type Cursor struct {
 	goal   uint64 // the log's end when the connection came up: once acknowledged, lookupd is in sync
 	acked  uint64 // everything up to here has been answered
 
-	sent, answered uint64 // commands from the log on this connection
+	sent, answered uint64 // commands on this connection
 	unread         int    // entries behind the marker (and not known)
 	reads, settled uint64 // entries read on this connection, and how many of these are acknowledged
+	pass           int    // over the log; each connection and each resync begins one
+	leaving        int    // passes of the farewell begun
 
-	refused map[*entry]*refusal // survives the connection, see refusal.go
-	pairs   map[*entry]*entry   // scratch of read: a topic's channel that announces both
-	tried   *entry              // the refused name that is being tried: nothing is read meanwhile
-	leaving int                 // passes of the farewell begun
+	pairs map[*entry]*entry // scratch of Read: a topic's channel that announces both
+
+	// What follows survives the connection.
+
+	told    uint64 // the most that was ever read
+	ghosts  []*entry
+	suspect span // what was unanswered when a connection broke without a word
+	doubt   span // what is in doubt, and not set aside yet
+
+	aside      map[*entry]*aside
+	refused    standings
+	unresolved standings // what is in doubt, or passed and not acknowledged on the main connection
+	late       []*aside  // passed, and behind the main connection's place
+	lateSent   []lateCommand
+	probe
+}
+
+// lateCommand is a REGISTER on the main connection for a name that passed.
+type lateCommand struct {
+	number uint64 // of the command on this connection
+	aside  *aside
+}
+
+// NewCursor returns the cursor of a lookupd that never connected. Refused names
+// are tried again after retryDelay, which doubles up to MaxRetryDelay.
+func (r *Registry) NewCursor(retryDelay time.Duration) *Cursor {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := &Cursor{probe: probe{firstDelay: retryDelay}}
+	c.marker.marker = true
+	r.cursors = append(r.cursors, c)
+	return c
+}
+
+// Remove forgets a cursor that was released, for good.
+func (r *Registry) Remove(c *Cursor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cursors = slices.DeleteFunc(r.cursors, func(other *Cursor) bool { return other == c })
 }
 
 // Attach puts the cursor of a lookupd that just identified itself to the
 // beginning of the log, and pins what gets deleted from now on.
-func (r *Registry) Attach(c *Cursor) {
+func (r *Registry) Attach(c *Cursor, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c.forgetDropped()
-	*c = Cursor{connected: true, refused: c.refused, skip: r.seq, goal: r.seq, unread: r.size}
-	c.marker.marker = true
+	c.connected = true
+	c.read, c.known, c.acked, c.skip, c.goal = 0, 0, 0, r.seq, r.seq
+	c.sent, c.answered, c.reads, c.settled, c.unread = 0, 0, 0, 0, r.size
+	c.leaving = 0
+	c.pass++
 	c.marker.linkBefore(r.log.next)
 	r.connected = append(r.connected, c)
+	c.retrySoon(now)
 	r.signal()
 }
 
-// Release takes the cursor out of the log when the connection ended. It tells
-// what was acknowledged, and how many commands behind that were not answered.
-func (r *Registry) Release(c *Cursor) (acked uint64, unanswered int) {
+// Release takes the cursor out of the log when the connection ended. unanswered
+// are the commands without an answer, in their order; severed tells that the
+// connection broke without a word about the reason.
+//
+// Mostly that is the network's fault. If two connections in a row break amid the
+// same commands, lookupd refuses one of them, and TCP lost its answer: these
+// commands, and what comes after them, are in doubt.
+func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if c.connected {
 		r.detach(c)
+		for _, cmd := range unanswered {
+			if cmd.unregister {
+				c.addGhost(cmd.subject)
+			}
+		}
 		r.collect()
 	}
+	if severed && len(unanswered) > 0 {
+		open := span{c.acked, c.read}
+		if common := open.common(c.suspect); !common.isEmpty() {
+			c.doubt = c.doubt.with(span{common.after, r.seq})
+			open = span{}
+		}
+		c.suspect = open
+	}
+	for _, late := range c.lateSent {
+		late.aside.onMain = false
+	}
+	for _, topic := range c.uncovered {
+		topic.onMain = false
+	}
+	c.late, c.lateSent, c.uncovered = nil, nil, nil
 	r.signal()
-	return c.acked, int(c.sent - c.answered)
 }
 
 func (r *Registry) detach(c *Cursor) {
+	c.told = max(c.told, c.read, c.known)
 	c.connected = false
 	c.marker.unlink()
 	r.connected = slices.DeleteFunc(r.connected, func(other *Cursor) bool { return other == c })
+	for e := r.tombstones.last(); e != nil && e.seq > c.read; {
+		older := r.tombstones.before(e)
+		if e.birth <= c.told {
+			c.addGhost(e)
+		}
+		if !r.isNeeded(e, e.seq) {
+			r.tombstones.remove(e)
+			r.drop(e)
+		}
+		e = older
+	}
+}
+
+// haunt notes an ephemeral name that is being deleted for the lookupds that were
+// told of it and can't hear of its end now. nsqlookupd drops the name of what is
+// ephemeral when it is unregistered, at no other time.
+func (r *Registry) haunt(e *entry) {
+	for _, c := range r.cursors {
+		isUnread := !c.connected || e.birth > max(c.read, c.known)
+		if isUnread && e.birth <= c.told || !c.mayKnow(e) {
+			c.addGhost(e)
+		}
+	}
+}
+
+func (c *Cursor) addGhost(e *entry) {
+	if e.ephemeral && len(c.ghosts) < maxGhosts {
+		c.ghosts = append(c.ghosts, e)
+	}
 }
 
 // wasRead tells whether e, at its place, has been read on this connection.
@@ -78,100 +168,28 @@ func (c *Cursor) wasRead(e *entry) bool { return e.seq <= max(c.read, c.known) }
 // passed is the place up to which tombstones mean nothing to this lookupd any more.
 func (c *Cursor) passed() uint64 { return max(c.read, c.skip) }
 
-// Read appends what the next entries of the log, limit at most and none beyond
-// upTo, have to say to out. All of it is fixed under one lock, so that what is
-// sent was true when it was read. A chunk that says nothing is progress too: the
-// next one may say something.
-func (r *Registry) Read(c *Cursor, limit int, upTo uint64, out []Command) (_ []Command, progress bool, err error) {
+// Acknowledge notes the good answers to n commands, of which last was the last.
+func (r *Registry) Acknowledge(c *Cursor, n int, last Command) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if c.lagged {
-		return out, false, ErrLagged
+	if !c.connected {
+		return
 	}
-	if c.read == r.seq || c.read >= upTo || limit <= 0 || c.tried != nil {
-		return out, false, nil
-	}
-
-	end := r.chunkEnd(c, limit, upTo)
-	first := len(out)
-	for e := c.marker.next; e != end; e = e.next {
-		if e.marker {
-			continue
+	c.answered += uint64(n)
+	for len(c.lateSent) > 0 && c.lateSent[0].number <= c.answered {
+		if a := c.lateSent[0].aside; c.aside[a.entry] == a && a.onMain {
+			if a.acked = len(a.covered) > 0 && a.pass == c.pass; !a.acked {
+				c.resolve(a)
+			}
 		}
-		if !c.wasRead(e) {
-			c.unread--
-			c.reads++
-		}
-		c.read = e.seq
-		if cmd, ok := r.say(c, e); ok {
-			out = append(out, cmd)
-			c.sent++
-		}
-		if last := len(out) - 1; last >= first {
-			out[last].ackTo, out[last].reads = c.read, c.reads
-		}
+		c.lateSent = c.lateSent[1:]
 	}
-	c.marker.unlink()
-	c.marker.linkBefore(end)
-
-	// Up to the next entry there is nothing, which is as good as read.
-	if end == &r.log {
-		c.read = r.seq
-	} else if end.seq > upTo {
-		c.read = upTo
-	}
-	if last := len(out) - 1; last >= first {
-		out[last].ackTo = c.read
-	}
+	c.acked, c.settled = max(c.acked, last.ackTo), last.reads
 	r.settle(c)
-	r.collect()
-	return out, true, nil
-}
-
-// chunkEnd finds the entry behind the next chunk, and which channels in it
-// announce their topic: REGISTER topic channel announces both, so it goes at
-// the topic's place when such a channel follows in the same chunk. A chunk
-// runs one entry over rather than part the two.
-func (r *Registry) chunkEnd(c *Cursor, limit int, upTo uint64) *entry {
-	if c.pairs == nil {
-		c.pairs = make(map[*entry]*entry)
+	if c.acked >= c.goal {
+		c.suspect = span{}
 	}
-	clear(c.pairs)
-	var last *entry
-	n := 0
-	for e := c.marker.next; e != &r.log; e = e.next {
-		if e.marker {
-			continue
-		}
-		registers := !e.deleted && !c.isRefused(e) // a channel that registers has a topic that does
-		isOver := n > limit || n == limit && !(registers && e.parent != nil && e.parent == last)
-		if e.seq > upTo || isOver {
-			return e
-		}
-		if registers && e.parent == nil {
-			c.pairs[e] = nil
-		} else if channel, inChunk := c.pairs[e.parent]; registers && inChunk && channel == nil {
-			c.pairs[e.parent] = e
-		}
-		last = e
-		n++
-	}
-	return &r.log
-}
-
-// say returns the command that e's state calls for, if any.
-func (r *Registry) say(c *Cursor, e *entry) (Command, bool) {
-	switch {
-	case c.isRefused(e):
-		return Command{}, false
-	case e.deleted:
-		return newCommand(true, e), e.seq > c.skip
-	}
-	delete(c.refused, e) // it was made again: this time it may pass
-	if channel := c.pairs[e]; channel != nil {
-		return newCommand(false, channel), true
-	}
-	return newCommand(false, e), c.pairs[e.parent] != e
+	r.signal()
 }
 
 // settle acknowledges what needed no answer, once no answer is awaited.
@@ -182,25 +200,8 @@ func (r *Registry) settle(c *Cursor) {
 	}
 }
 
-// Acknowledge notes the good answers to n commands, of which last was the last.
-func (r *Registry) Acknowledge(c *Cursor, n int, last Command) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !c.connected {
-		return
-	}
-	c.answered += uint64(n)
-	c.acked, c.settled = max(c.acked, last.ackTo), last.reads
-	if last.retry {
-		c.tried = nil
-		r.accept(c, last)
-	}
-	r.settle(c)
-	r.signal()
-}
-
 // InSync tells whether lookupd has acknowledged all that there was when the
-// connection came up.
+// connection came up, but for what is in doubt.
 func (r *Registry) InSync(c *Cursor) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -215,62 +216,29 @@ func (r *Registry) Resync(c *Cursor) bool {
 	if !c.connected || c.read != r.seq {
 		return false
 	}
-	r.rewind(c)
+	c.skip, c.known, c.read = c.read, c.read, 0
+	c.pass++
+	c.marker.unlink()
+	c.marker.linkBefore(r.log.next)
 	return true
 }
 
-func (r *Registry) rewind(c *Cursor) {
-	c.skip, c.known, c.read = c.read, c.read, 0
-	c.marker.unlink()
-	c.marker.linkBefore(r.log.next)
-}
-
-// Farewell appends a chunk of what is said before an orderly end of the
-// connection to out: UNREGISTER for each ephemeral name, because nsqlookupd
-// would keep the name otherwise. Channels go before topics, in two passes
-// over the log. It returns more false when all was said.
-func (r *Registry) Farewell(c *Cursor, out []Command) (_ []Command, more bool) {
+// IsStuck tells whether the cursor waits although nothing is in flight and there
+// is more in the log. That must not be: see the rules in the package's comment.
+func (r *Registry) IsStuck(c *Cursor) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !c.connected || r.ephemerals == 0 {
-		return out, false
-	}
-	e := c.marker.next
-	c.marker.unlink()
-	if c.leaving == 0 {
-		e = r.log.next
-		c.leaving = 1
-	}
-	for n := 0; n < ChunkSize && c.leaving <= 2; e = e.next {
-		switch isChannel := e.parent != nil; {
-		case e == &r.log:
-			c.leaving++
-		case e.marker:
-		default:
-			n++
-			isUnknown := c.isRefused(e) && e != c.tried // lookupd may be about to accept that
-			if e.ephemeral && isChannel == (c.leaving == 1) && !isUnknown {
-				out = append(out, newCommand(true, e))
-				c.sent++
-			}
-		}
-	}
-	c.marker.linkBefore(e)
-	return out, c.leaving <= 2
+	return c.connected && c.answered == c.sent && (c.read != r.seq || len(c.late)+len(c.ghosts) > 0)
 }
 
-// hasRead tells whether the log was read up to the given place.
-func (r *Registry) hasRead(c *Cursor, place uint64) bool {
+// View returns what a lookupd's status shows of its cursor: how many changes it
+// has not acknowledged, and why it refuses names, oldest first.
+func (r *Registry) View(c *Cursor) (pending int, refusals []error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	return c.read >= place
-}
-
-// View returns what a lookupd's status shows of its cursor.
-func (r *Registry) View(c *Cursor) (pending int, refused []error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.pending(c), c.refusals(Everything)
+	pending = r.pending(c)
+	all := slices.Clone(c.refused)
+	r.mu.Unlock()
+	return pending, all.reasons()
 }
 
 // pending is the number of changes that lookupd has not acknowledged.
@@ -278,8 +246,20 @@ func (r *Registry) pending(c *Cursor) int {
 	if !c.connected {
 		return r.topics + r.channels
 	}
-	return c.unread + int(c.reads-c.settled)
+	return c.unread + int(c.reads-c.settled) + len(c.unresolved)
 }
 
-// Everything as the limit upTo of Read.
-const Everything = math.MaxUint64
+// reasons sorts s and returns why the names are refused.
+func (s standings) reasons() []error {
+	slices.SortFunc(s, func(a, b standing) int {
+		if a.seq < b.seq {
+			return -1
+		}
+		return 1
+	})
+	var all []error
+	for _, item := range s {
+		all = append(all, item.reason)
+	}
+	return all
+}

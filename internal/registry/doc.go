@@ -18,10 +18,27 @@
 //     never takes a channel along.
 //   - To connect is one critical section, before the first REGISTER: the cursor
 //     goes to the beginning, deletions up to the log's end mean nothing to this
-//     connection, and later ones are kept until it has passed them.
+//     connection, and later ones are kept until it has passed them, provided that
+//     it has read of the name before. So what is kept for a lookupd, however far
+//     it lags, is never more than what the broker had at one time.
 //   - What sends nothing is acknowledged with the command before it, or at once if
 //     none is in flight. A chunk that says nothing is progress: the next one may
-//     say something.
+//     say something. A lookupd that waits with nothing in flight is at the log's
+//     end.
+//   - An ephemeral name that was deleted while a lookupd was away is unregistered
+//     when it is back, because it would keep the name for ever otherwise.
+//
+// # Names in doubt
+//
+// A refusal ends the connection, and with it all registrations. So the main
+// connection carries only names that the lookupd is not known to dislike. When it
+// refused one, all that it hadn't acknowledged on that connection is in doubt.
+// When two connections in a row broke without a word amid the same commands, these
+// are, and what comes behind them. Names in doubt are set aside when the main
+// connection comes to their place, and asked about on a second connection, the
+// probe, as are some of the refused ones from time to time. What is acknowledged
+// there goes to the main connection, by itself. A channel is never ahead of its
+// topic in this: REGISTER topic channel would announce both.
 //
 // # Concurrency
 //

@@ -5,12 +5,7 @@ import (
 	"sync"
 )
 
-// Registry is what the broker has, as a compacted log. Each topic and each
-// channel has one entry in it, at the place of its last creation or deletion;
-// that change moves it to the end, pausing doesn't. A deleted one stays as a
-// tombstone until every connected lookupd has passed it. A lookupd is a
-// cursor into this log (see cursor.go): a full sync, a single change and a
-// resync are all "send what lies after my cursor".
+// Registry is what the broker has, as a compacted log.
 //
 // Everything here is guarded by mu, which is never held across I/O.
 type Registry struct {
@@ -21,9 +16,8 @@ type Registry struct {
 	seq     uint64 // of the last change that moved an entry
 	closed  bool   // nothing may change any more
 
-	tombstones    entry // the deleted ones, also a ring, in the log's order
-	numTombstones int
-	maxTombstones int // a lookupd that lags more of them is disconnected
+	tombstones ring // the deleted ones that a lookupd has to hear of, in the log's order
+	remembered ring // deleted ones that left the log, but that a lookupd refused
 
 	topics, channels int    // that are not deleted
 	ephemerals       int    // entries, tombstones among them, that are ephemeral
@@ -31,6 +25,7 @@ type Registry struct {
 
 	scratch map[Change]fate // of check, empty between its calls
 
+	cursors   []*Cursor // all of them
 	connected []*Cursor
 	waiters   int
 	changed   chan struct{} // closed when a waiter should look again
@@ -46,18 +41,20 @@ type key struct {
 // changes, so that it may be read without the lock.
 type entry struct {
 	key
-	seq        uint64 // place in the log; 0 once it left the log
-	prev, next *entry // in the log
+	seq        uint64 // place in the log; 0 outside of the log
+	birth      uint64 // its first place since it came into the log
+	prev, next *entry // in the log; nil outside of it
 
-	prevTombstone, nextTombstone *entry // set only for a tombstone
+	prevInRing, nextInRing *entry // set only in a ring of deleted entries
 
-	firstChannel             *entry // of a topic: its channels, tombstones among them
-	prevSibling, nextSibling *entry // of a channel
+	nextChannel *entry // of a topic: its newest channel; of a channel: the next older one, tombstones among them
+	prevChannel *entry // of a channel: the next newer one
 
 	marker    bool // no entry at all, but the marker of a cursor
 	deleted   bool
 	paused    bool
 	ephemeral bool // it or its topic
+	isAside   bool // a cursor may have set it aside
 }
 
 // EphemeralSuffix ends the name of a topic or channel that is not to outlive
@@ -66,18 +63,11 @@ const EphemeralSuffix = "#ephemeral"
 
 // New returns an empty registry.
 func New() *Registry {
-	r := &Registry{entries: make(map[key]*entry), maxTombstones: MaxTombstones, changed: make(chan struct{})}
+	r := &Registry{entries: make(map[key]*entry), changed: make(chan struct{})}
 	r.log.prev, r.log.next = &r.log, &r.log
-	r.tombstones.prevTombstone, r.tombstones.nextTombstone = &r.tombstones, &r.tombstones
+	r.tombstones.init()
+	r.remembered.init()
 	return r
-}
-
-// LimitTombstones sets how many deletions a lookupd may lag. The standard serves
-// but for tests.
-func (r *Registry) LimitTombstones(n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.maxTombstones = n
 }
 
 // The following are called with mu held.
@@ -101,6 +91,15 @@ func (r *Registry) live(k key) *entry {
 	return nil
 }
 
+// isLive tells whether there is something of e's name, which may have left the
+// registry.
+func (r *Registry) isLive(e *entry) bool {
+	if e.parent == nil {
+		return r.topic(e.name) != nil
+	}
+	return r.channel(e.parent.name, e.name) != nil
+}
+
 // create makes the topic or channel exist. A channel's topic must.
 func (r *Registry) create(k key) {
 	e := r.entries[k]
@@ -113,16 +112,14 @@ func (r *Registry) create(k key) {
 			k.parent.addChannel(e)
 		}
 		r.entries[k] = e
-		r.size++
-		if e.ephemeral {
-			r.ephemerals++
-		}
 	case !e.deleted:
 		return
+	case e.prev != nil:
+		r.tombstones.remove(e)
 	default:
-		e.deleted, e.paused = false, false
-		r.removeTombstone(e)
+		r.remembered.remove(e)
 	}
+	e.deleted, e.paused = false, false
 	r.count(e, 1)
 	r.moveToEnd(e)
 	r.touch(e)
@@ -131,9 +128,13 @@ func (r *Registry) create(k key) {
 // delete makes a live topic or channel a tombstone. A topic's channels go
 // first: nsqlookupd wonders about a topic that goes with channels.
 func (r *Registry) delete(e *entry) {
-	for c := e.firstChannel; c != nil; c = c.nextSibling {
-		if !c.deleted {
-			r.bury(c)
+	if e.parent == nil {
+		for c := e.nextChannel; c != nil; {
+			next := c.nextChannel // c may leave the list
+			if !c.deleted {
+				r.bury(c)
+			}
+			c = next
 		}
 	}
 	r.bury(e)
@@ -143,19 +144,34 @@ func (r *Registry) delete(e *entry) {
 func (r *Registry) bury(e *entry) {
 	e.deleted = true
 	r.count(e, -1)
-	r.moveToEnd(e)
 	r.touch(e)
-
-	last := r.tombstones.prevTombstone
-	last.nextTombstone, e.prevTombstone = e, last
-	e.nextTombstone, r.tombstones.prevTombstone = &r.tombstones, e
-	r.numTombstones++
+	if e.isAside {
+		for _, c := range r.cursors {
+			c.forget(e)
+		}
+		r.signal()
+	}
+	if e.ephemeral {
+		r.haunt(e)
+	}
+	if !r.isNeeded(e, r.seq+1) {
+		r.drop(e)
+		return
+	}
+	r.moveToEnd(e)
+	r.tombstones.push(e)
 }
 
-func (r *Registry) removeTombstone(e *entry) {
-	e.prevTombstone.nextTombstone, e.nextTombstone.prevTombstone = e.nextTombstone, e.prevTombstone
-	e.prevTombstone, e.nextTombstone = nil, nil
-	r.numTombstones--
+// isNeeded tells whether a connected lookupd may know e, and has to hear yet of
+// its deletion, which is at place. What was born and died before a lookupd read
+// of it is none of its business.
+func (r *Registry) isNeeded(e *entry, place uint64) bool {
+	for _, c := range r.connected {
+		if place > c.passed() && e.birth <= max(c.read, c.known) {
+			return true
+		}
+	}
+	return false
 }
 
 // pause sets whether a live entry is paused.
@@ -190,84 +206,90 @@ func (r *Registry) moveToEnd(e *entry) {
 	}
 	if e.prev != nil {
 		e.unlink()
+	} else {
+		r.size++
+		if e.ephemeral {
+			r.ephemerals++
+		}
 	}
 	e.linkBefore(&r.log)
 	r.seq++
 	e.seq = r.seq
-}
-
-// collect drops the tombstones that every connected lookupd has passed, and
-// disconnects a lookupd that is too far behind.
-func (r *Registry) collect() {
-	for {
-		passed := r.seq
-		for _, c := range r.connected {
-			passed = min(passed, c.passed())
-		}
-		for e := r.tombstones.nextTombstone; e != &r.tombstones && e.seq <= passed; e = r.tombstones.nextTombstone {
-			r.drop(e)
-		}
-		if r.numTombstones <= r.maxTombstones {
-			return
-		}
-		for _, c := range r.connected {
-			if c.passed() == passed {
-				r.detach(c)
-				c.lagged = true
-				break
-			}
-		}
+	if e.birth == 0 {
+		e.birth = e.seq
 	}
 }
 
-// drop removes a tombstone for good.
+// collect drops tombstones that every connected lookupd has passed.
+func (r *Registry) collect() {
+	passed := r.passed()
+	for e := r.tombstones.first(); e != nil && e.seq <= passed; e = r.tombstones.first() {
+		r.tombstones.remove(e)
+		r.drop(e)
+	}
+}
+
+// passed is the place up to which tombstones mean nothing to anybody any more.
+func (r *Registry) passed() uint64 {
+	passed := r.seq
+	for _, c := range r.connected {
+		passed = min(passed, c.passed())
+	}
+	return passed
+}
+
+// drop takes a deleted entry, which is no tombstone any more, out of the log. It
+// is remembered for a while if a lookupd refused it, or a channel of it.
 func (r *Registry) drop(e *entry) {
 	for _, c := range r.connected {
 		if !c.wasRead(e) {
 			c.unread--
 		}
 	}
-	r.removeTombstone(e)
-	e.unlink()
-	e.seq = 0
+	if e.prev != nil {
+		e.unlink()
+		r.size--
+		if e.ephemeral {
+			r.ephemerals--
+		}
+	}
+	e.seq, e.birth = 0, 0
+	if r.isRefusedSomewhere(e) || e.parent == nil && e.nextChannel != nil {
+		r.remembered.push(e)
+		if r.remembered.n > maxRemembered {
+			oldest := r.remembered.first()
+			r.remembered.remove(oldest)
+			r.erase(oldest)
+		}
+		return
+	}
+	r.erase(e)
+}
+
+// erase removes the last trace of a deleted entry.
+func (r *Registry) erase(e *entry) {
+	for e.parent == nil && e.nextChannel != nil { // its channels are remembered, too
+		r.remembered.remove(e.nextChannel)
+		r.erase(e.nextChannel)
+	}
+	if e.isAside {
+		for _, c := range r.cursors {
+			delete(c.aside, e)
+		}
+	}
 	if e.parent != nil {
 		e.parent.removeChannel(e)
 	}
 	delete(r.entries, e.key)
-	r.size--
-	if e.ephemeral {
-		r.ephemerals--
-	}
 }
 
-// The links of an entry.
-
-func (e *entry) linkBefore(next *entry) {
-	e.prev, e.next = next.prev, next
-	e.prev.next, next.prev = e, e
-}
-
-func (e *entry) unlink() {
-	e.prev.next, e.next.prev = e.next, e.prev
-	e.prev, e.next = nil, nil
-}
-
-func (e *entry) addChannel(c *entry) {
-	c.nextSibling = e.firstChannel
-	if c.nextSibling != nil {
-		c.nextSibling.prevSibling = c
+func (r *Registry) isRefusedSomewhere(e *entry) bool {
+	if e.isAside {
+		for _, c := range r.cursors {
+			if c.aside[e] != nil {
+				return true
+			}
+		}
 	}
-	e.firstChannel = c
-}
-
-func (e *entry) removeChannel(c *entry) {
-	if c.prevSibling != nil {
-		c.prevSibling.nextSibling = c.nextSibling
-	} else {
-		e.firstChannel = c.nextSibling
-	}
-	if c.nextSibling != nil {
-		c.nextSibling.prevSibling = c.prevSibling
-	}
-	c.prevSibling, c.nextSibling = nil, nil
+	return false
 }

@@ -1,18 +1,248 @@
 package registry
 
 import (
+	"flag"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 )
 
-// mustRead reads a chunk and returns its lines.
-func mustRead(t require.TestingT, r *Registry, c *Cursor, limit int) string {
-	chunk, _, err := r.Read(c, limit, Everything, nil)
-	require.NoError(t, err)
+var (
+	modelTopics   = []string{"a", "b", "c#ephemeral"}
+	modelChannels = []string{"x", "y#ephemeral"}
+	modelNames    = []string{"a", "b", "a x", "a y#ephemeral", "b x", "c#ephemeral"}
+)
+
+// TestRegistryConvergesAtEveryLookupd plays random histories over the real
+// registry, with models of nsqlookupd behind connections that may be lost at
+// any point, chunks that end anywhere, names that are refused, refusals that
+// get lost, names at which lookupd closes without a word, and
+// resyncs. After each step it holds what every cursor claims
+// to be acknowledged against what its lookupd knows.
+func TestRegistryConvergesAtEveryLookupd(t *testing.T) {
+	setRapidDefault(t, "checks", "1500")
+	setRapidDefault(t, "steps", "80")
+	rapid.Check(t, func(t *rapid.T) {
+		w := newRegistryWorld(t)
+		change := func(kind Kind, hasChannel bool) func(*rapid.T) {
+			return func(t *rapid.T) {
+				c := Change{Kind: kind, Topic: drawTopic(t)}
+				if hasChannel {
+					c.Channel = drawChannel(t)
+				}
+				w.change(c)
+			}
+		}
+		upTo := func(t *rapid.T, n int) int { return rapid.IntRange(1, n).Draw(t, "n") }
+		t.Repeat(map[string]func(*rapid.T){
+			"":               func(t *rapid.T) { w.check(t) },
+			"create topic":   change(TopicCreated, false),
+			"delete topic":   change(TopicDeleted, false),
+			"create channel": change(ChannelCreated, true),
+			"delete channel": change(ChannelDeleted, true),
+			"flap channel": func(t *rapid.T) {
+				topic, channel := drawTopic(t), drawChannel(t)
+				w.change(Change{ChannelDeleted, topic, channel})
+				w.change(Change{ChannelCreated, topic, channel})
+			},
+			"flap topic": func(t *rapid.T) {
+				topic := drawTopic(t)
+				w.change(Change{TopicDeleted, topic, ""})
+				w.change(Change{TopicCreated, topic, ""})
+			},
+			"declare":      func(t *rapid.T) { w.declare(t) },
+			"connect":      func(t *rapid.T) { w.drawPeer(t).connect() },
+			"read":         func(t *rapid.T) { w.drawPeer(t).read(t, upTo(t, 4)) },
+			"serve":        func(t *rapid.T) { w.drawPeer(t).serve(t, upTo(t, 3)) },
+			"answer":       func(t *rapid.T) { w.drawPeer(t).answer(upTo(t, 3)) },
+			"lose":         func(t *rapid.T) { w.drawPeer(t).lose(rapid.Bool().Draw(t, "severed")) },
+			"resync":       func(t *rapid.T) { w.drawPeer(t).resync() },
+			"ask":          func(t *rapid.T) { w.drawPeer(t).ask(t, upTo(t, 4)) },
+			"serve probe":  func(t *rapid.T) { w.drawPeer(t).serveProbe(t, upTo(t, 3)) },
+			"answer probe": func(t *rapid.T) { w.drawPeer(t).answerProbe(upTo(t, 3)) },
+			"lose probe":   func(t *rapid.T) { w.drawPeer(t).loseProbe(t, rapid.Bool().Draw(t, "severed")) },
+			"time":         func(t *rapid.T) { w.now = w.now.Add(time.Duration(upTo(t, 10_000)) * time.Millisecond) },
+			"change the refused": func(t *rapid.T) {
+				p := w.drawPeer(t)
+				p.refuses = drawNames(t)
+				p.closes = nil
+				if rapid.IntRange(0, 3).Draw(t, "closes") == 0 {
+					p.closes = drawNames(t)
+				}
+				maps.Copy(p.disliked, p.refuses)
+				maps.Copy(p.disliked, p.closes)
+			},
+		})
+		w.settle(t)
+	})
+}
+
+func drawNames(t *rapid.T) map[string]bool {
+	names := make(map[string]bool)
+	for _, name := range rapid.SliceOfN(rapid.SampledFrom(modelNames), 0, 3).Draw(t, "names") {
+		names[name] = true
+	}
+	return names
+}
+
+// setRapidDefault sets a flag of rapid for this test, unless the command line does.
+func setRapidDefault(t *testing.T, name, value string) {
+	name = "rapid." + name
+	isGiven := false
+	flag.Visit(func(f *flag.Flag) { isGiven = isGiven || f.Name == name })
+	if isGiven {
+		return
+	}
+	before := flag.Lookup(name).Value.String()
+	require.NoError(t, flag.Set(name, value))
+	t.Cleanup(func() { flag.Set(name, before) })
+}
+
+func drawTopic(t *rapid.T) string { return rapid.SampledFrom(modelTopics).Draw(t, "topic") }
+func drawChannel(t *rapid.T) string {
+	return rapid.SampledFrom(modelChannels).Draw(t, "channel")
+}
+
+// check holds the registry against the truth, and each cursor's claims against
+// what its lookupd knows.
+func (w *registryWorld) check(t *rapid.T) {
+	r := w.reg
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	live := make(map[string]bool)
+	var seq uint64
+	size, tombstones := 0, 0
+	for e := r.log.next; e != &r.log; e = e.next {
+		if e.marker {
+			continue
+		}
+		size++
+		require.Greater(t, e.seq, seq, "the log is in order")
+		require.LessOrEqual(t, e.birth, e.seq)
+		seq = e.seq
+		require.Same(t, e, r.entries[e.key])
+		if e.deleted {
+			tombstones++
+		} else {
+			live[entryName(e)] = true
+		}
+	}
+	require.Equal(t, w.truth, live)
+	require.Len(t, r.entries, size+r.remembered.n)
+	require.Equal(t, size, r.size)
+	require.Equal(t, tombstones, r.tombstones.n)
+	require.Equal(t, len(live), r.topics+r.channels)
+	if first := r.tombstones.first(); first != nil {
+		require.Greater(t, first.seq, r.passed(), "tombstones that everybody passed are collected")
+	}
+	for _, p := range w.peers {
+		p.check(t)
+	}
+}
+
+func entryName(e *entry) string {
+	if e.parent == nil {
+		return e.name
+	}
+	return e.parent.name + " " + e.name
+}
+
+func (p *modelPeer) check(t *rapid.T) {
+	c := p.cursor
+	for i, s := range c.refused {
+		require.True(t, s.aside.index == i && c.aside[s.aside.entry] == s.aside && !s.aside.deleted && s.seq == s.aside.seq)
+	}
+	for i, s := range c.unresolved {
+		require.True(t, s.aside.index == i && c.aside[s.aside.entry] == s.aside && !s.aside.deleted && s.seq == s.aside.seq)
+	}
+	if !c.connected {
+		return
+	}
+	unread := 0
+	for e := c.marker.next; e != &p.reg.log; e = e.next {
+		if !e.marker && e.seq > c.known {
+			unread++
+		}
+		require.True(t, e.marker || e.seq > c.read, "what is behind the marker has not been read")
+	}
+	require.Equal(t, unread, c.unread)
+	require.GreaterOrEqual(t, p.reg.pending(c), unread)
+	if len(p.main.inFlight()) == 0 {
+		require.Equal(t, c.sent, c.answered)
+		require.Equal(t, unread+len(c.unresolved), p.reg.pending(c), "with nothing in flight what was read is acknowledged")
+		require.GreaterOrEqual(t, c.acked, c.read)
+	}
+	for e := p.reg.log.next; e != &p.reg.log; e = e.next {
+		if !e.marker && e.seq <= c.acked && !c.unresolved.reaches(e.seq) && !c.refused.reaches(e.seq) {
+			require.Equal(t, !e.deleted, p.main.known[entryName(e)], "%s is acknowledged", entryName(e))
+		}
+	}
+	if c.acked == p.reg.seq && len(p.main.arriving) == 0 {
+		for name := range p.main.known {
+			require.True(t, p.truth[name], "%s is known in vain", name)
+		}
+	}
+}
+
+// settle ends all faults and lets everybody learn everything, but for what
+// their lookupds refuse; then all of it.
+func (w *registryWorld) settle(t *rapid.T) {
+	w.settling = true
+	for _, p := range w.peers {
+		p.converge(t)
+		want := maps.Clone(w.truth)
+		for _, name := range p.refusedNames() { // a topic that closes connections looks as if its channels did
+			require.True(t, p.disliked[name] || p.disliked[topicOf(name)], "%s is set aside", name)
+			if strings.Contains(name, " ") {
+				delete(want, name)
+			} else {
+				forget(want, name)
+			}
+		}
+		require.Equal(t, want, p.main.known)
+
+		p.refuses, p.closes = nil, nil
+		w.now = w.now.Add(2 * MaxRetryDelay)
+		p.converge(t)
+		require.Empty(t, p.refusedNames())
+		require.Equal(t, w.truth, p.main.known)
+		for name := range p.keys {
+			require.True(t, w.truth[name], "lookupd names the ephemeral %s for ever", name)
+		}
+	}
+	for _, p := range w.peers {
+		p.lose(false)
+	}
+	require.Zero(t, w.reg.tombstones.n, "without connections nothing pins a tombstone")
+}
+
+// converge goes on until there is nothing left to say.
+func (p *modelPeer) converge(t *rapid.T) {
+	for step := 0; ; step++ {
+		require.Less(t, step, 10_000, "it never ends: %+v", p.cursor.probe)
+		p.connect()
+		p.read(t, 4)
+		p.serve(t, 2)
+		p.answer(2)
+		p.ask(t, 3)
+		p.serveProbe(t, 2)
+		p.answerProbe(2)
+		p.check(t)
+		needed, _ := p.reg.NeedsProbe(p.cursor, p.now)
+		if p.cursor.connected && !p.probe.isUp && !needed && p.reg.pending(p.cursor) == 0 && len(p.main.inFlight()) == 0 && len(p.cursor.ghosts) == 0 {
+			return
+		}
+	}
+}
+
+// readLines reads a chunk and returns its lines.
+func readLines(r *Registry, c *Cursor, limit int) string {
+	chunk, _ := r.Read(c, limit, nil)
 	return lines(chunk)
 }
 
@@ -34,11 +264,11 @@ func TestChunkDoesNotPartTopicAndChannel(t *testing.T) {
 	} {
 		r.apply(c)
 	}
-	var cursor Cursor
-	r.Attach(&cursor)
+	cursor := r.NewCursor(0)
+	r.Attach(cursor, time.Time{})
 	var chunks []string
 	for cursor.read < r.seq {
-		chunks = append(chunks, mustRead(t, r, &cursor, 2))
+		chunks = append(chunks, readLines(r, cursor, 2))
 	}
 	require.Equal(t, []string{
 		"REGISTER users\nREGISTER orders mail\n",
@@ -47,59 +277,27 @@ func TestChunkDoesNotPartTopicAndChannel(t *testing.T) {
 	}, chunks)
 }
 
-// TestOnlyTheLookupdThatLagsIsDetached is about two of which one hears of every
-// deletion.
-func TestOnlyTheLookupdThatLagsIsDetached(t *testing.T) {
-	for _, lagging := range []int{0, 1} {
-		r := New()
-		r.maxTombstones = 3
-		var cursors [2]Cursor
-		for i := range cursors {
-			r.Attach(&cursors[i])
-		}
-		for i := range r.maxTombstones + 1 {
-			require.False(t, cursors[lagging].lagged)
-			topic := fmt.Sprint("topic", i)
-			r.apply(Change{TopicCreated, topic, ""})
-			r.apply(Change{TopicDeleted, topic, ""})
-			if i < r.maxTombstones {
-				mustRead(t, r, &cursors[1-lagging], ChunkSize)
-			}
-		}
-		_, _, err := r.Read(&cursors[lagging], ChunkSize, Everything, nil)
-		require.ErrorIs(t, err, ErrLagged)
-		mustRead(t, r, &cursors[1-lagging], ChunkSize)
-		require.Zero(t, r.numTombstones, "nobody needs them any more")
-	}
-}
-
-// TestAnswerToADetachedLookupdChangesNothing is about one that was detached for
-// lagging while a refused name was being tried, and then accepts that.
-func TestAnswerToADetachedLookupdChangesNothing(t *testing.T) {
+// TestSlowLookupdPinsOnlyWhatItKnows is about two lookupds of which one hears of
+// everything, and the other of nothing since it connected.
+func TestSlowLookupdPinsOnlyWhatItKnows(t *testing.T) {
 	r := New()
-	r.maxTombstones = 1
-	r.apply(Change{TopicCreated, "bad", ""})
-	var c Cursor
-	r.Attach(&c)
-	chunk, _, err := r.Read(&c, ChunkSize, Everything, nil)
-	require.NoError(t, err)
-	require.True(t, r.Refuse(&c, chunk[0], true, refusalOf("bad"), time.Time{}, 0))
-	r.Release(&c)
-
-	r.Attach(&c)
-	require.Empty(t, mustRead(t, r, &c, ChunkSize))
-	chunk, again := r.Retry(&c, time.Time{}, nil)
-	require.Zero(t, again)
-	require.Len(t, chunk, 1)
-	for _, topic := range []string{"first", "second"} {
-		r.apply(Change{TopicCreated, topic, ""})
-		r.apply(Change{TopicDeleted, topic, ""})
+	fast, slow := r.NewCursor(0), r.NewCursor(0)
+	r.apply(Change{TopicCreated, "old", ""})
+	for _, c := range []*Cursor{fast, slow} {
+		r.Attach(c, time.Time{})
+		require.Equal(t, "REGISTER old\n", readLines(r, c, ChunkSize))
 	}
-	require.True(t, c.lagged)
-	acked := c.acked
-	r.Acknowledge(&c, 1, chunk[0])
-	require.Equal(t, acked, c.acked)
-	require.Len(t, c.refused, 1)
+	r.apply(Change{TopicDeleted, "old", ""})
+	for i := range 1000 {
+		topic := fmt.Sprint("topic", i)
+		r.apply(Change{TopicCreated, topic, ""})
+		readLines(r, fast, ChunkSize)
+		r.apply(Change{TopicDeleted, topic, ""})
+		readLines(r, fast, ChunkSize)
+		require.Equal(t, 1, r.size, "the slow one has to hear of old only")
+	}
+	require.Equal(t, "UNREGISTER old\n", readLines(r, slow, ChunkSize))
+	require.Zero(t, r.size)
 }
 
 // TestDeletingAndCreatingDoesNotGrow: however often a name comes and goes, it
@@ -110,8 +308,8 @@ func TestDeletingAndCreatingDoesNotGrow(t *testing.T) {
 	create := []Change{{TopicCreated, "orders", ""}, {ChannelCreated, "orders", "archive"}}
 	_, err := r.Apply(create)
 	require.NoError(t, err)
-	var stuck Cursor
-	for _, attach := range []func(){func() {}, func() { r.Attach(&stuck) }} {
+	stuck := r.NewCursor(0)
+	for _, attach := range []func(){func() {}, func() { r.Attach(stuck, time.Time{}) }} {
 		attach()
 		for range 10_000 {
 			_, err := r.Apply([]Change{{ChannelDeleted, "orders", "archive"}, {TopicDeleted, "orders", ""}})
@@ -121,9 +319,9 @@ func TestDeletingAndCreatingDoesNotGrow(t *testing.T) {
 		}
 		require.Equal(t, len(create), r.size)
 		require.Len(t, r.entries, r.size)
-		require.Zero(t, r.numTombstones)
+		require.Zero(t, r.tombstones.n)
 	}
-	require.False(t, stuck.lagged)
+	require.True(t, stuck.connected)
 }
 
 // TestFarewellBeforeAnythingWasSent is about a lookupd that is left as soon as
@@ -131,13 +329,13 @@ func TestDeletingAndCreatingDoesNotGrow(t *testing.T) {
 func TestFarewellBeforeAnythingWasSent(t *testing.T) {
 	r := New()
 	r.create(key{name: "live#ephemeral"})
-	var c Cursor
+	c := r.NewCursor(0)
 	var out []Command
-	r.Attach(&c)
+	r.Attach(c, time.Time{})
 	for more := true; more; {
-		out, more = r.Farewell(&c, out)
+		out, more = r.Farewell(c, out)
 	}
 	require.Equal(t, "UNREGISTER live#ephemeral\n", lines(out))
-	r.Release(&c)
+	r.Release(c, nil, false)
 	require.Same(t, r.log.next, r.log.prev, "the one entry is alone in the log")
 }

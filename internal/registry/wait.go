@@ -51,8 +51,8 @@ func (r *Registry) signal() {
 
 // Standing tells of one lookupd whether it knows everything up to a place.
 type Standing struct {
-	Acknowledged bool    // it is connected, and has acknowledged all that it didn't refuse
-	Refusals     []error // what it refused of that, oldest first
+	Acknowledged bool // it is connected, and has acknowledged all that it doesn't refuse
+	Refuses      bool // some of that
 }
 
 // Standing tells how all of cursors stand at one instant.
@@ -61,7 +61,10 @@ func (r *Registry) Standing(cursors []*Cursor, place uint64) []Standing {
 	defer r.mu.Unlock()
 	all := make([]Standing, len(cursors))
 	for i, c := range cursors {
-		all[i] = Standing{c.connected && c.acked >= place, c.refusals(place)}
+		all[i] = Standing{
+			Acknowledged: c.connected && c.acked >= place && !c.unresolved.reaches(place),
+			Refuses:      c.refused.reaches(place),
+		}
 	}
 	return all
 }

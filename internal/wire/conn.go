@@ -172,6 +172,14 @@ func (c *Conn[T]) Err() error { return c.err }
 // is valid once Done is closed.
 func (c *Conn[T]) Severed() bool { return c.severed }
 
+// Unanswered are the tags of the commands that lookupd didn't answer, the oldest
+// first. It is valid once Done is closed.
+func (c *Conn[T]) Unanswered() []T {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inFlight.tags()
+}
+
 // Answers is what came in at once, all of it good.
 type Answers[T any] struct {
 	N    int // commands with a tag that were answered …

@@ -34,6 +34,16 @@ func (q *queue[T]) pop() {
 	}
 }
 
+// tags are the tags of all but PINGs.
+func (q *queue[T]) tags() (tags []T) {
+	for _, c := range q.items[q.head:] {
+		if c.verb != Ping {
+			tags = append(tags, c.tag)
+		}
+	}
+	return tags
+}
+
 // trim gives the memory of an empty queue back, but for a little.
 func (q *queue[T]) trim() {
 	if q.len() == 0 && cap(q.items) >= 2*idleCommands { // what was asked for is rounded up

@@ -1,0 +1,313 @@
+package registry
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// registryWorld is a registry, what should be in it, and lookupds that learn from it.
+type registryWorld struct {
+	reg   *Registry
+	truth map[string]bool // "topic" and "topic channel"
+	peers []*modelPeer
+	now   time.Time
+
+	settling bool // every refusal that can get lost does
+}
+
+// modelPeer is a lookupd with its main connection and its probe.
+type modelPeer struct {
+	*registryWorld
+	cursor      *Cursor
+	main, probe modelConn
+	refuses     map[string]bool // names, as in truth: refused with an answer
+	closes      map[string]bool // refused by closing without a word
+	disliked    map[string]bool // all that were ever among these two
+	keys        map[string]bool // ephemeral names that lookupd keeps until they are unregistered
+	before      uint64          // what was deleted up to here is no business of this pass of the main connection
+}
+
+// modelConn is one connection: commands and answers on their way, and what
+// lookupd made of those that arrived.
+type modelConn struct {
+	isUp     bool
+	arriving []Command // sent, not yet seen by lookupd
+	answers  []Command // answered by lookupd, answer not yet seen
+	known    map[string]bool
+}
+
+func (c *modelConn) inFlight() []Command { return slices.Concat(c.answers, c.arriving) }
+
+func newRegistryWorld(t *rapid.T) *registryWorld {
+	w := &registryWorld{reg: New(), truth: make(map[string]bool)}
+	for range rapid.IntRange(1, 3).Draw(t, "lookupds") {
+		w.peers = append(w.peers, &modelPeer{registryWorld: w, cursor: w.reg.NewCursor(time.Second), keys: make(map[string]bool), disliked: make(map[string]bool)})
+	}
+	return w
+}
+
+func (w *registryWorld) drawPeer(t *rapid.T) *modelPeer {
+	return w.peers[rapid.IntRange(0, len(w.peers)-1).Draw(t, "lookupd")]
+}
+
+// change applies a change where it is allowed, to the registry and to the truth.
+func (w *registryWorld) change(c Change) {
+	if _, err := w.reg.Apply([]Change{c}); err != nil {
+		return
+	}
+	switch name := c.Topic + " " + c.Channel; c.Kind {
+	case TopicCreated:
+		w.truth[c.Topic] = true
+	case TopicDeleted:
+		forget(w.truth, c.Topic)
+	case ChannelCreated:
+		w.truth[name] = true
+	case ChannelDeleted:
+		delete(w.truth, name)
+	}
+}
+
+// forget drops a topic with its channels.
+func forget(names map[string]bool, topic string) {
+	maps.DeleteFunc(names, func(name string, _ bool) bool { return topicOf(name) == topic })
+}
+
+func topicOf(name string) string {
+	topic, _, _ := strings.Cut(name, " ")
+	return topic
+}
+
+func isEphemeral(name string) bool { return strings.HasSuffix(name, EphemeralSuffix) }
+
+func (w *registryWorld) declare(t *rapid.T) {
+	var items []Item
+	clear(w.truth)
+	for _, topic := range modelTopics {
+		if !rapid.Bool().Draw(t, topic) {
+			continue
+		}
+		w.truth[topic] = true
+		items = append(items, Item{Topic: topic, Paused: rapid.Bool().Draw(t, "paused")})
+		for _, channel := range modelChannels {
+			if rapid.Bool().Draw(t, channel) {
+				w.truth[topic+" "+channel] = true
+				items = append(items, Item{Topic: topic, Channel: channel})
+			}
+		}
+	}
+	w.reg.Declare(slices.Values(items))
+}
+
+func (p *modelPeer) connect() {
+	if !p.main.isUp {
+		p.main = modelConn{isUp: true, known: make(map[string]bool)}
+		p.before = p.reg.seq
+		p.reg.Attach(p.cursor, p.now)
+	}
+}
+
+// read takes a chunk, and checks that it was true and no longer than allowed.
+func (p *modelPeer) read(t *rapid.T, room int) {
+	if !p.main.isUp {
+		return
+	}
+	end := p.cursor.read
+	chunk, progress := p.reg.Read(p.cursor, room, nil)
+	require.LessOrEqual(t, len(chunk), room+1)
+	require.Equal(t, progress, len(chunk) > 0 || p.cursor.read != end)
+	said := make(map[string]bool)
+	for _, c := range chunk {
+		p.checkTruth(t, c)
+		name := commandName(c)
+		if c.unregister {
+			require.True(t, c.subject.ephemeral || c.seq > p.before, "UNREGISTER %s is from before", name)
+			continue
+		}
+		if a := p.cursor.aside[c.subject]; a != nil {
+			require.Equal(t, passed, a.state, "%s is in doubt, and on the main connection", name)
+			continue
+		}
+		require.False(t, said[name], "%s was said before in this chunk", name)
+		said[c.Topic()], said[name] = true, true
+	}
+	p.main.arriving = append(p.main.arriving, chunk...)
+}
+
+// checkTruth checks that a command says what is so.
+func (p *modelPeer) checkTruth(t *rapid.T, c Command) {
+	name := commandName(c)
+	require.Equal(t, !c.unregister, p.truth[name], "%s %s was not true when it was read", c.Verb(), name)
+	require.True(t, c.unregister || p.truth[c.Topic()], "%s %s", c.Verb(), name)
+}
+
+// ask lets the probe connect if there is something to ask, and ask.
+func (p *modelPeer) ask(t *rapid.T, room int) {
+	if !p.probe.isUp {
+		if needed, _ := p.reg.NeedsProbe(p.cursor, p.now); !needed || !p.main.isUp {
+			return
+		}
+		p.probe = modelConn{isUp: true, known: make(map[string]bool)}
+	}
+	if p.reg.ProbeDone(p.cursor) {
+		p.probe.arriving = append(p.probe.arriving, p.reg.ProbeFarewell(p.cursor, nil)...)
+		p.serveProbe(t, len(p.probe.arriving))
+		p.loseProbe(t, false)
+		return
+	}
+	chunk := p.reg.Probe(p.cursor, p.now, room, nil)
+	require.LessOrEqual(t, len(chunk), room)
+	for _, c := range chunk {
+		p.checkTruth(t, c)
+	}
+	p.probe.arriving = append(p.probe.arriving, chunk...)
+}
+
+// serve lets lookupd process n commands of the main connection.
+func (p *modelPeer) serve(t *rapid.T, n int) {
+	for range min(n, len(p.main.arriving)) {
+		switch c := p.main.arriving[0]; p.process(t, &p.main, c) {
+		case closed:
+			p.lose(true)
+			return
+		case answered:
+			p.answer(len(p.main.answers))
+			p.lose(false)
+			p.reg.Refused(p.cursor, c, p.refusesTopic(c), refusalOf(p.refusedName(c)), p.now)
+			return
+		}
+	}
+}
+
+// serveProbe is serve for the probe.
+func (p *modelPeer) serveProbe(t *rapid.T, n int) {
+	for range min(n, len(p.probe.arriving)) {
+		switch c := p.probe.arriving[0]; p.process(t, &p.probe, c) {
+		case closed:
+			p.loseProbe(t, true)
+			return
+		case answered:
+			p.answerProbe(len(p.probe.answers))
+			p.reg.ProbeRefused(p.cursor, c, p.refusesTopic(c), refusalOf(p.refusedName(c)), p.now)
+			p.loseProbe(t, false)
+			return
+		}
+	}
+}
+
+type outcome int
+
+const (
+	good     outcome = iota
+	answered         // with a refusal that gets through
+	closed           // without an answer
+)
+
+// process lets lookupd take the next command of a connection. It closes at a
+// refusal, which gets through or is lost, along with the answers before it.
+func (p *modelPeer) process(t *rapid.T, conn *modelConn, c Command) outcome {
+	name := commandName(c)
+	if !c.unregister {
+		switch isLast := len(conn.arriving) == 1; {
+		case p.closes[name] || p.closes[c.Topic()]:
+			return closed
+		case (p.refuses[name] || p.refuses[c.Topic()]) && !isLast && (p.settling || rapid.Bool().Draw(t, "refusal is lost")):
+			return closed
+		case p.refuses[name] || p.refuses[c.Topic()]:
+			return answered
+		}
+	}
+	conn.arriving = conn.arriving[1:]
+	conn.answers = append(conn.answers, c)
+	switch {
+	case !c.unregister:
+		conn.known[c.Topic()] = true
+		conn.known[name] = true
+		for _, n := range []string{c.Topic(), name} {
+			if isEphemeral(n) {
+				p.keys[n] = true
+			}
+		}
+		return good
+	case c.Channel() == "":
+		for known := range conn.known {
+			require.False(t, strings.HasPrefix(known, name+" "), "UNREGISTER %s takes %s along, which lookupd warns about", name, known)
+		}
+	}
+	delete(conn.known, name)
+	if !p.main.known[name] && !p.probe.known[name] {
+		delete(p.keys, name)
+	}
+	return good
+}
+
+func (p *modelPeer) refusesTopic(c Command) bool { return p.refuses[c.Topic()] }
+
+func (p *modelPeer) refusedName(c Command) string {
+	if p.refusesTopic(c) {
+		return c.Topic()
+	}
+	return commandName(c)
+}
+
+// answer lets n answers arrive on the main connection.
+func (p *modelPeer) answer(n int) {
+	if n = min(n, len(p.main.answers)); n > 0 {
+		p.reg.Acknowledge(p.cursor, n, p.main.answers[n-1])
+		p.main.answers = p.main.answers[n:]
+	}
+}
+
+func (p *modelPeer) answerProbe(n int) {
+	if n = min(n, len(p.probe.answers)); n > 0 {
+		p.reg.ProbeAcknowledge(p.cursor, n)
+		p.probe.answers = p.probe.answers[n:]
+	}
+}
+
+// lose ends the main connection: what was on its way, either way, is lost. The
+// probe ends with it.
+func (p *modelPeer) lose(severed bool) {
+	if p.main.isUp {
+		unanswered := p.main.inFlight()
+		p.main = modelConn{}
+		p.loseProbe(nil, false)
+		p.reg.Release(p.cursor, unanswered, severed)
+	}
+}
+
+func (p *modelPeer) loseProbe(_ *rapid.T, severed bool) {
+	if p.probe.isUp {
+		p.probe = modelConn{}
+		if culprit := p.reg.ProbeLost(p.cursor, severed); culprit != nil {
+			p.reg.ProbeRefused(p.cursor, *culprit, false, refusalOf(commandName(*culprit)), p.now)
+		}
+	}
+}
+
+func (p *modelPeer) resync() {
+	if p.main.isUp && p.reg.Resync(p.cursor) {
+		p.before = p.reg.seq
+	}
+}
+
+func commandName(c Command) string { return strings.TrimSpace(c.Topic() + " " + c.Channel()) }
+
+// refusalOf is the error of a lookupd that refuses the name.
+type refusalOf string
+
+func (r refusalOf) Error() string { return string(r) }
+
+// refusedNames are the names that the lookupd refuses.
+func (p *modelPeer) refusedNames() []string {
+	_, reasons := p.reg.View(p.cursor)
+	var names []string
+	for _, err := range reasons {
+		names = append(names, err.Error())
+	}
+	return names
+}

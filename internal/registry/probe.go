@@ -1,0 +1,290 @@
+package registry
+
+import "time"
+
+const (
+	// MaxRetryDelay bounds the pause, doubling from the first, before refused
+	// names are tried again.
+	MaxRetryDelay = time.Hour
+
+	// retries is how many refused names are tried when the pause is over. If one
+	// of them passes, all are tried.
+	retries = 4
+
+	// maxStrikes is how often lookupd may close without a word at one name alone
+	// before that counts as a refusal.
+	maxStrikes = 3
+)
+
+// probe is what a second connection asks of lookupd: about names in doubt, and
+// from time to time about refused ones.
+//
+// Names go pipelined. When the connection breaks without an answer, one of those
+// that were unanswered may be to blame, and they go in groups, of half the size
+// with each break, until one alone shows that it was it.
+type probe struct {
+	queue  []*aside // to be asked about, oldest first; some may be so no more
+	asked  []*aside // sent on the probe, and not answered
+	within int      // so many at the head of the queue, or asked, have one that breaks connections; 0: nobody knows of one
+
+	uncovered []*aside // topics that passed, with channels to be asked about
+
+	idle       []*aside // refused, the one that was tried longest ago first; some may be so no more
+	retryAll   int      // so many of idle are to be tried now
+	retryAt    time.Time
+	retryDelay time.Duration
+	firstDelay time.Duration
+
+	ephemerals []*entry // that were registered on the probe
+}
+
+// Refused notes that lookupd refused cmd on the main connection: it is the
+// reason for the connection's end. All that lookupd hasn't acknowledged since it
+// connected is in doubt now.
+func (r *Registry) Refused(c *Cursor, cmd Command, wholeTopic bool, reason error, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.refuse(cmd, wholeTopic, reason, now)
+	c.doubt = c.doubt.with(span{c.acked, r.seq})
+	c.suspect = span{}
+	r.signal()
+}
+
+// ProbeRefused notes that lookupd refused cmd on the probe.
+func (r *Registry) ProbeRefused(c *Cursor, cmd Command, wholeTopic bool, reason error, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// A topic that the main connection has is only refused together with this channel.
+	topic := c.aside[cmd.topic()]
+	c.refuse(cmd, wholeTopic && topic != nil && !topic.onMain, reason, now)
+	c.within = 0
+	r.signal()
+}
+
+// refuse sets a name of cmd aside: the topic, or the channel if there is one and
+// wholeTopic is false.
+func (c *Cursor) refuse(cmd Command, wholeTopic bool, reason error, now time.Time) {
+	e, seq := cmd.subject, cmd.seq
+	if wholeTopic {
+		e, seq = cmd.topic(), cmd.topicSeq
+	}
+	a := c.setAside(e)
+	if e.deleted || e.seq != seq { // it changed since; what it is now is in doubt
+		return
+	}
+	if c.of(a).reason == nil {
+		c.retryDelay = c.firstDelay
+		c.retryAt = now.Add(c.retryDelay)
+	}
+	a.state, a.onMain = refused, false
+	c.stand(a, reason)
+	c.idle = append(c.idle, a)
+}
+
+// retrySoon is for a lookupd that is back: it may not be what it was.
+func (c *Cursor) retrySoon(now time.Time) {
+	if len(c.refused) > 0 && c.retryAt.After(now.Add(c.firstDelay)) {
+		c.retryDelay = c.firstDelay
+		c.retryAt = now.Add(c.retryDelay)
+	}
+}
+
+// NeedsProbe tells whether there is something to ask lookupd on a second
+// connection; if not, when there will be, or zero. The main connection comes
+// first: nothing is asked before it is in sync.
+func (r *Registry) NeedsProbe(c *Cursor, now time.Time) (bool, time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !c.connected || c.acked < c.goal {
+		return false, time.Time{}
+	}
+	c.beginRetry(now)
+	if c.isAsking() {
+		return true, time.Time{}
+	}
+	if len(c.refused) == 0 {
+		return false, time.Time{}
+	}
+	return false, c.retryAt
+}
+
+// beginRetry lets some refused names be tried if it is time.
+func (c *Cursor) beginRetry(now time.Time) {
+	if len(c.refused) > 0 && !now.Before(c.retryAt) {
+		c.retryAll = max(c.retryAll, min(retries, len(c.refused)))
+		c.retryDelay = min(2*c.retryDelay, MaxRetryDelay)
+		c.retryAt = now.Add(c.retryDelay)
+	}
+}
+
+// isAsking tells whether there is something to ask lookupd right now.
+func (c *Cursor) isAsking() bool {
+	for ; len(c.queue) > 0; c.queue = c.queue[1:] {
+		if a := c.queue[0]; a.state == waiting && c.aside[a.entry] == a {
+			return true
+		}
+	}
+	return len(c.asked) > 0 || len(c.uncovered) > 0 || c.retryAll > 0
+}
+
+// Probe appends what the probe is to ask next to out, limit commands at most. It
+// returns nothing while a group is under way.
+func (r *Registry) Probe(c *Cursor, now time.Time, limit int, out []Command) []Command {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.within > 0 {
+		if len(c.asked) > 0 {
+			return out
+		}
+		limit = min(limit, (c.within+1)/2)
+	}
+	c.beginRetry(now)
+	for range limit {
+		a := r.nextDoubt(c)
+		if a == nil {
+			break
+		}
+		a.state = probing
+		c.asked = append(c.asked, a)
+		if a.ephemeral {
+			c.ephemerals = append(c.ephemerals, a.entry)
+		}
+		out = append(out, newCommand(false, a.entry))
+	}
+	if len(c.asked) == 0 {
+		c.within = 0 // whoever it was is gone
+	}
+	return out
+}
+
+// nextDoubt takes the next name to be asked about, or returns nil.
+func (r *Registry) nextDoubt(c *Cursor) *aside {
+	for {
+		for len(c.queue) > 0 {
+			a := c.queue[0]
+			c.queue = c.queue[1:]
+			if a.state != waiting || c.aside[a.entry] != a {
+				continue
+			}
+			if a.parent != nil && c.isCovered(a.entry) && c.aside[a.parent].state != probing {
+				c.coverAside(a)
+				continue
+			}
+			return a
+		}
+		switch {
+		case len(c.uncovered) > 0:
+			topic := c.uncovered[0]
+			if len(topic.covered) == 0 || topic.pass != c.pass {
+				c.uncovered = c.uncovered[1:]
+				if topic.acked && c.aside[topic.entry] == topic {
+					c.resolve(topic)
+				}
+				continue
+			}
+			channel := topic.covered[0]
+			topic.covered = topic.covered[1:]
+			a := c.aside[channel]
+			if !channel.deleted && channel.seq <= c.read && (a == nil || a.state == remembered) {
+				c.doubtName(channel)
+			}
+		case c.retryAll > 0 && len(c.idle) > 0:
+			a := c.idle[0]
+			c.idle = c.idle[1:]
+			if a.state == refused && c.aside[a.entry] == a {
+				c.retryAll--
+				if a.parent != nil && c.isCovered(a.parent) {
+					c.idle = append(c.idle, a)
+					continue
+				}
+				a.state = waiting
+				return a
+			}
+		default:
+			c.retryAll = 0
+			return nil
+		}
+	}
+}
+
+// ProbeAcknowledge notes the good answers to the next n commands of the probe.
+// These names are for the main connection now.
+func (r *Registry) ProbeAcknowledge(c *Cursor, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n = min(n, len(c.asked)) // what follows is the farewell
+	for _, a := range c.asked[:n] {
+		if c.aside[a.entry] != a || a.state != probing {
+			continue // it was deleted meanwhile
+		}
+		if c.of(a).reason != nil { // lookupd thinks otherwise now
+			c.retryAll = len(c.refused) - 1
+		}
+		a.state = passed
+		c.stand(a, nil)
+		if a.seq <= c.read {
+			c.late = append(c.late, a)
+		}
+		if len(a.covered) > 0 && a.pass == c.pass {
+			c.uncovered = append(c.uncovered, a)
+		}
+	}
+	c.asked = c.asked[n:]
+	c.within = max(c.within-n, 0)
+	r.signal()
+}
+
+// ProbeLost notes that the probe ended: what wasn't answered is to be asked
+// again. When it broke without a word, it narrows down which name did that; once
+// it is certain, culprit is what lookupd closed at, for ProbeRefused.
+func (r *Registry) ProbeLost(c *Cursor, severed bool) (culprit *Command) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var back []*aside
+	for _, a := range c.asked {
+		if c.aside[a.entry] == a && a.state == probing {
+			a.state = waiting
+			back = append(back, a)
+		}
+		if a.deleted {
+			c.addGhost(a.entry)
+		}
+	}
+	c.queue = append(back, c.queue...)
+	c.asked, c.ephemerals = nil, nil
+	if !severed || len(back) == 0 {
+		return nil
+	}
+	c.within = len(back)
+	if len(back) == 1 {
+		if back[0].strikes++; back[0].strikes >= maxStrikes {
+			cmd := newCommand(false, back[0].entry)
+			return &cmd
+		}
+	}
+	return nil
+}
+
+// ProbeDone tells whether the probe has nothing to do any more: everything was
+// asked, and the main connection has what passed.
+func (r *Registry) ProbeDone(c *Cursor) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !c.connected || !c.isAsking() && len(c.unresolved) == 0
+}
+
+// ProbeFarewell appends UNREGISTER for each ephemeral name that was registered
+// on the probe to out. If the main connection has it, it stays.
+func (r *Registry) ProbeFarewell(c *Cursor, out []Command) []Command {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, wantChannel := range []bool{true, false} {
+		for _, e := range c.ephemerals {
+			if (e.parent != nil) == wantChannel {
+				out = append(out, newCommand(true, e))
+			}
+		}
+	}
+	c.ephemerals = nil
+	return out
+}
