@@ -38,6 +38,27 @@ func (r *Registry) Load(items iter.Seq[Item]) (version uint64) {
 }
 
 func (r *Registry) declare(items iter.Seq[Item]) {
+	if r.size > 0 {
+		r.deleteAllBut(items)
+	} else { // nothing can be gone
+		n := 0
+		for range items {
+			n++
+		}
+		r.entries = make(map[key]*entry, n)
+	}
+	for item := range items {
+		k := key{name: item.Topic}
+		if item.Channel != "" {
+			k = key{r.topic(item.Topic), item.Channel}
+		}
+		r.create(k)
+		r.pause(r.live(k), item.Paused)
+	}
+}
+
+// deleteAllBut deletes what is not among items. It is called with mu held.
+func (r *Registry) deleteAllBut(items iter.Seq[Item]) {
 	wanted := make(map[key]bool) // topics; channels under their name and a topic that exists
 	for item := range items {
 		if item.Channel == "" {
@@ -56,14 +77,6 @@ func (r *Registry) declare(items iter.Seq[Item]) {
 		if !e.deleted { // with its topic
 			r.delete(e)
 		}
-	}
-	for item := range items {
-		k := key{name: item.Topic}
-		if item.Channel != "" {
-			k = key{r.topic(item.Topic), item.Channel}
-		}
-		r.create(k)
-		r.pause(r.live(k), item.Paused)
 	}
 }
 
