@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"path/filepath"
+	"slices"
 
 	"github.com/nsqio/go-nsq"
 
@@ -111,14 +112,18 @@ func (p persistent) Walk(yield func(nsqdat.Item) bool) (version uint64) {
 
 // metadataOf returns what a file held.
 func metadataOf(c *nsqdat.Contents) Metadata {
-	m := Metadata{Version: c.Version}
+	m := Metadata{Version: c.Version, Topics: slices.Grow([]TopicMetadata(nil), c.Topics)}
+	channels := make([]ChannelMetadata, 0, c.Channels) // of all topics, one after another
 	for item := range c.Items() {
 		if item.Channel == "" {
 			m.Topics = append(m.Topics, TopicMetadata{Name: item.Topic, Paused: item.Paused})
 			continue
 		}
+		channels = append(channels, ChannelMetadata{Name: item.Channel, Paused: item.Paused})
 		topic := &m.Topics[len(m.Topics)-1]
-		topic.Channels = append(topic.Channels, ChannelMetadata{Name: item.Channel, Paused: item.Paused})
+		n := len(channels)
+		first := n - 1 - len(topic.Channels)
+		topic.Channels = channels[first:n:n]
 	}
 	return m
 }

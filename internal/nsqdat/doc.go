@@ -16,7 +16,8 @@
 //   - A burst of changes costs a few writes, and nobody who changes something
 //     waits for the disk. Writing takes at most a quarter of the time, unless
 //     somebody waits for it.
-//   - What goes to disk is streamed, item by item.
+//   - What goes to disk is streamed, item by item. A file that a Writer or nsqd
+//     wrote is read without encoding/json, which reads any other.
 //
 // # Goroutines
 //

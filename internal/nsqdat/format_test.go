@@ -46,6 +46,44 @@ func TestDecodingIsAsLooseAsNsqds(t *testing.T) {
 	}
 }
 
+// TestWhatWritersMakeIsScanned: the slow way is for what others make.
+func TestWhatWritersMakeIsScanned(t *testing.T) {
+	real, err := os.ReadFile("testdata/nsqd-1.3.0.dat")
+	require.NoError(t, err)
+	for _, content := range []string{
+		string(real),
+		encoded(t, ""),
+		encoded(t, "1.3.0", someItems(3)...),
+		encoded(t, "1.3.0", Item{Topic: "a"}, Item{Topic: "b", Paused: true}),
+		encoded(t, "1.3.0", Item{Topic: "a"}, Item{"a", "x", true}, Item{"a", "y", false}),
+	} {
+		m, ok := scan(content)
+		require.True(t, ok, content)
+		var want metadata
+		require.NoError(t, json.Unmarshal([]byte(content), &want))
+		require.Equal(t, want, m)
+
+		for i := range content {
+			_, ok := scan(content[:i])
+			require.False(t, ok, content[:i])
+		}
+	}
+	for _, content := range []string{
+		`{"topics":[],"version":"1.3.0"} `,
+		`{"topics":[],"version":"\u0031"}`,
+		`{"topics":[],"version":"é"}`,
+		`{"topics":[,],"version":""}`,
+		`{"topics":[{"name":"a","paused":false,"channels":nil}],"version":""}`,
+		`{"topics":[{"channels":[],"name":"a","paused":false}],"version":""}`,
+		`{"topics":[{"name":"a","paused":false,"channels":[]},],"version":""}`,
+		`{"topics":[{"name":"a","paused":0,"channels":[]}],"version":""}`,
+		`{"topics":[{"name":"a","paused":false,"channels":[]}{"name":"b","paused":false,"channels":[]}],"version":""}`,
+	} {
+		_, ok := scan(content)
+		require.False(t, ok, content)
+	}
+}
+
 func encoded(t testing.TB, version string, items ...Item) string {
 	var b strings.Builder
 	require.NoError(t, encode(&b, slices.Values(items), version))
@@ -144,6 +182,23 @@ func TestWhatWasLeftOutIsBounded(t *testing.T) {
 	}
 }
 
+func TestNamesAreValidIfNSQAllowsThem(t *testing.T) {
+	check := func(t require.TestingT, name string) {
+		require.Equal(t, nsq.IsValidTopicName(name), isValid(name), "%q", name)
+		require.Equal(t, nsq.IsValidChannelName(name), isValid(name), "%q", name)
+	}
+	for c := range 256 {
+		check(t, "a"+string([]byte{byte(c)}))
+	}
+	for length := range 70 {
+		check(t, strings.Repeat("x", length))
+		check(t, strings.Repeat("x", length)+"#ephemeral")
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		check(t, rapid.StringMatching(`[a-zA-Z0-9._\-# \x00é]{0,66}(#ephemeral)?`).Draw(t, "name"))
+	})
+}
+
 // someItems are n topics of one channel each.
 func someItems(n int) (items []Item) {
 	for i := range n {
@@ -183,6 +238,11 @@ func FuzzLoad(f *testing.F) {
 	f.Add(real)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := decode(data)
+		if scanned, ok := scan(string(data)); ok {
+			var want metadata
+			require.NoError(t, json.Unmarshal(data, &want))
+			require.Equal(t, want, scanned)
+		}
 		if err != nil {
 			require.Zero(t, m)
 			var at, size int
