@@ -20,16 +20,15 @@ type Conn[T any] struct {
 	reader  *bufio.Reader // of the socket; Identify's, later the reader's
 	timeout time.Duration // for each answer
 	limit   int           // of an answer, in bytes
-	late    time.Duration // answers that take longer are late; settled by Identify
-
 	started time.Time
+	late    time.Duration // answers that take longer are late; settled by Identify
 
 	mu       sync.Mutex // held, too, while what the socket expects is set: the oldest in flight, or the write
 	inFlight queue[T]
 	writing  bool          // a write is under way
 	window   int           // at least 1
 	heard    int           // answers since IDENTIFY
-	stopped  time.Duration // when the clock was stopped, which see; 0: it runs
+	stopped  time.Duration // when the clock was stopped; 0: it runs
 	stood    time.Duration // how long it was stopped, in all
 
 	answered chan struct{} // capacity 1: the reader sends, the writer receives

@@ -52,7 +52,7 @@ func TestConnectionEndsWithAnErrorThatSaysWhatHappened(t *testing.T) {
 				}
 				require.Equal(t, tt.severed, k.Severed())
 				require.Equal(t, tt.logged, k.n, "good answers count, whatever comes after them")
-				require.Equal(t, tt.logged, int(k.last))
+				require.Equal(t, tt.logged, k.last)
 				require.Equal(t, tt.after, time.Since(started))
 				time.Sleep(time.Second) // the lookupd that drips notices when it sends on
 				synctest.Wait()

@@ -15,6 +15,8 @@
 //     costs no memory.
 //   - The window of commands in flight grows while answers come in time and
 //     shrinks when one is late, so that a PING never waits for long.
+//   - The connection that was dialed must support deadlines, and is the one that is
+//     closed, once. Of a tls.Conn the connection inside is closed.
 //   - An answer that isn't OK ends the connection. Good answers before it count.
 //
 // # Goroutines
