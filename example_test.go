@@ -115,6 +115,17 @@ func ExampleLoop_Notify() {
 	// [{orders false [{mail true}]}]
 }
 
+func ExampleLoop_TopicMetadata() {
+	loop, err := lookuploop.New(brokerOptions())
+	if err != nil {
+		panic(err)
+	}
+	loop.Notify(lookuploop.TopicCreated("orders"), lookuploop.ChannelCreated("orders", "mail"))
+	topic, found := loop.TopicMetadata("orders")
+	fmt.Println(topic.Channels, found)
+	// Output: [{mail false}] true
+}
+
 func ExampleLoop_SetMetadata() {
 	lookupd := lookupdtest.NewServer()
 	defer lookupd.Close()

@@ -381,3 +381,16 @@ func topicsOnDisk(t *testing.T, dir string) (names []string) {
 	}
 	return names
 }
+
+func TestTopicMetadataIsThatOfOneTopic(t *testing.T) {
+	loop := newLoop(t)
+	require.NoError(t, loop.SetMetadata(some()))
+	for _, want := range some().Topics {
+		got, found := loop.TopicMetadata(want.Name)
+		require.True(t, found)
+		require.Equal(t, want, got)
+	}
+	got, found := loop.TopicMetadata("unknown")
+	require.False(t, found)
+	require.Zero(t, got)
+}

@@ -76,6 +76,10 @@ func (l *Loop) Notify(events ...Event) error {
 //
 // An invalid name (ErrInvalidName) or a name that occurs twice is an error,
 // and then nothing changes. Otherwise as Notify.
+//
+// Notify doesn't wait for it, however large m is: what is notified meanwhile comes
+// before the declaration or after it, as if that took no time. m must not change
+// until SetMetadata returns.
 func (l *Loop) SetMetadata(m Metadata) error {
 	if err := m.validate(); err != nil {
 		return err
@@ -97,8 +101,24 @@ func (l *Loop) tell(effect registry.Effect, err error) error {
 	return publicEach(err)
 }
 
-// Metadata returns all that the broker has, ephemeral topics and channels
-// included. It may be called at any time from any goroutine.
+// TopicMetadata returns one topic of the broker with its channels, the oldest
+// first, ephemeral ones included, and whether there is such a topic. It costs
+// nothing for the other topics. It may be called at any time from any goroutine.
+func (l *Loop) TopicMetadata(topic string) (TopicMetadata, bool) {
+	items, found := l.reg.Topic(topic)
+	if !found {
+		return TopicMetadata{}, false
+	}
+	m := TopicMetadata{Name: topic, Paused: items[0].Paused, Channels: make([]ChannelMetadata, 0, len(items)-1)}
+	for _, channel := range items[1:] {
+		m.Channels = append(m.Channels, ChannelMetadata{Name: channel.Channel, Paused: channel.Paused})
+	}
+	return m, true
+}
+
+// Metadata returns all that the broker has at one instant, ephemeral topics and
+// channels included. Notify doesn't wait for it. It may be called at any time
+// from any goroutine.
 func (l *Loop) Metadata() Metadata {
 	return newMetadata(l.reg.Snapshot(false), l.opts.Version)
 }

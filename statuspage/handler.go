@@ -15,7 +15,7 @@ import (
 // Loop is what is shown: a *lookuploop.Loop, or a stand-in in tests.
 type Loop interface {
 	Status() lookuploop.Status
-	Metadata() lookuploop.Metadata
+	TopicMetadata(topic string) (lookuploop.TopicMetadata, bool)
 }
 
 // Handler returns the page of loop, to be mounted on any path. The package
@@ -64,7 +64,8 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h handler) report(topic string) report {
 	var about *topicReport
 	if topic != "" {
-		about = newTopicReport(topic, h.loop.Metadata())
+		m, known := h.loop.TopicMetadata(topic)
+		about = newTopicReport(topic, known, m)
 	}
 	return newReport(time.Now(), h.loop.Status(), about)
 }

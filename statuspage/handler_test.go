@@ -98,18 +98,18 @@ func (l *listener) Status() lookuploop.Status {
 	return l.fakeLoop.Status()
 }
 
-func (l *listener) Metadata() lookuploop.Metadata {
-	l.calls = append(l.calls, "Metadata")
-	return l.fakeLoop.Metadata()
+func (l *listener) TopicMetadata(topic string) (lookuploop.TopicMetadata, bool) {
+	l.calls = append(l.calls, "TopicMetadata")
+	return l.fakeLoop.TopicMetadata(topic)
 }
 
-// TestMetadataIsAskedForFirst and for a topic only, as it is costly: a topic
+// TestMetadataIsAskedForFirst, and for a topic only: one
 // that was created between the two calls must not pass for registered.
 func TestMetadataIsAskedForFirst(t *testing.T) {
 	for url, want := range map[string][]string{
 		"/":             {"Status"},
 		"/?topic=":      {"Status"},
-		"/?topic=other": {"Metadata", "Status"},
+		"/?topic=other": {"TopicMetadata", "Status"},
 	} {
 		var loop listener
 		get(t, &loop, "*/*", url)

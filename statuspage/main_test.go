@@ -32,8 +32,16 @@ type fakeLoop struct {
 	metadata lookuploop.Metadata
 }
 
-func (f fakeLoop) Status() lookuploop.Status     { return f.status }
-func (f fakeLoop) Metadata() lookuploop.Metadata { return f.metadata }
+func (f fakeLoop) Status() lookuploop.Status { return f.status }
+
+func (f fakeLoop) TopicMetadata(topic string) (lookuploop.TopicMetadata, bool) {
+	for _, t := range f.metadata.Topics {
+		if t.Name == topic {
+			return t, true
+		}
+	}
+	return lookuploop.TopicMetadata{}, false
+}
 
 // get returns the answer to a GET of url, which was 200.
 func get(t testing.TB, loop Loop, accept, url string) *httptest.ResponseRecorder {

@@ -166,15 +166,10 @@ func (l *lookupdReport) narrow(topic *topicReport) {
 	}
 }
 
-// newTopicReport finds the topic in what the broker has.
-func newTopicReport(name string, m lookuploop.Metadata) *topicReport {
-	t := &topicReport{Name: name, Channels: []lookuploop.ChannelMetadata{}}
-	i := slices.IndexFunc(m.Topics, func(other lookuploop.TopicMetadata) bool { return other.Name == name })
-	if i >= 0 {
-		t.Known, t.Paused = true, m.Topics[i].Paused
-		t.Channels = append(t.Channels, m.Topics[i].Channels...)
-		slices.SortFunc(t.Channels, func(a, b lookuploop.ChannelMetadata) int { return strings.Compare(a.Name, b.Name) })
-	}
+// newTopicReport is about a topic of that name; m is what the broker knows of it.
+func newTopicReport(name string, known bool, m lookuploop.TopicMetadata) *topicReport {
+	t := &topicReport{Name: name, Known: known, Paused: m.Paused, Channels: append([]lookuploop.ChannelMetadata{}, m.Channels...)}
+	slices.SortFunc(t.Channels, func(a, b lookuploop.ChannelMetadata) int { return strings.Compare(a.Name, b.Name) })
 	return t
 }
 

@@ -118,14 +118,14 @@ func TestTopicIsRegisteredWhere(t *testing.T) {
 		"connecting":          {lookuploop.LookupdStatus{State: lookuploop.Connecting}, notConnected, 0},
 		"refused and gone":    {lookuploop.LookupdStatus{Refused: []*lookuploop.ResponseError{itself}}, refused, 1},
 	} {
-		topic := newTopicReport("orders", lookuploop.Metadata{Topics: []lookuploop.TopicMetadata{{Name: "other"}, {Name: "orders", Paused: true}}})
+		topic := newTopicReport("orders", true, lookuploop.TopicMetadata{Name: "orders", Paused: true})
 		require.Equal(t, topicReport{Name: "orders", Known: true, Paused: true, Channels: []lookuploop.ChannelMetadata{}}, *topic)
 		r := newReport(time.Now(), lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{tt.status}}, topic)
 		require.Equal(t, tt.state, r.Lookupds[0].TopicState, name)
 		require.Len(t, r.Lookupds[0].Refused, tt.refused, name)
 		require.Equal(t, len(tt.status.Refused) == 0 && tt.state == registered, r.Lookupds[0].Complete, name)
 
-		unknown := newTopicReport("orders", lookuploop.Metadata{})
+		unknown := newTopicReport("orders", false, lookuploop.TopicMetadata{})
 		require.False(t, unknown.Known)
 		r = newReport(time.Now(), lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{tt.status}}, unknown)
 		require.Empty(t, r.Lookupds[0].TopicState, name)

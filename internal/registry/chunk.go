@@ -47,7 +47,7 @@ func (r *Registry) readLog(c *Cursor, limit int, out []Command) []Command {
 	first := len(out)
 	for e, next := c.marker.next, (*entry)(nil); e != end; e = next {
 		next = e.next
-		if e.marker {
+		if e.isMarker() {
 			continue
 		}
 		if !c.wasRead(e) {
@@ -55,7 +55,7 @@ func (r *Registry) readLog(c *Cursor, limit int, out []Command) []Command {
 			c.reads++
 		}
 		c.read = e.seq
-		if cmd, ok := c.read1(e); ok {
+		if cmd, ok := c.read1(e); ok && !r.isDoomed(e) {
 			out = append(out, cmd)
 		}
 		if last := len(out) - 1; last >= first {
@@ -94,10 +94,10 @@ func (r *Registry) chunkEnd(c *Cursor, limit int) *entry {
 	var last *entry
 	n := 0
 	for e := c.marker.next; e != &r.log; e = e.next {
-		if e.marker {
+		if e.isMarker() {
 			continue
 		}
-		registers := !e.deleted && c.isMain(e) // a channel that registers has a topic that does
+		registers := !e.deleted && !r.isDoomed(e) && c.isMain(e) // a channel that registers has a topic that does
 		if n > limit || n == limit && !(registers && e.parent != nil && e.parent == last) {
 			return e
 		}
@@ -186,7 +186,7 @@ func (r *Registry) Farewell(c *Cursor, out []Command) (_ []Command, more bool) {
 		switch isChannel := e.parent != nil; {
 		case e == &r.log:
 			c.leaving++
-		case e.marker:
+		case e.isMarker():
 		default:
 			n++
 			if e.ephemeral && isChannel == (c.leaving == 1) && c.mayKnow(e) {

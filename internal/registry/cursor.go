@@ -61,7 +61,6 @@ func (r *Registry) NewCursor(retryDelay time.Duration) *Cursor {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := &Cursor{probe: probe{firstDelay: retryDelay}}
-	c.marker.marker = true
 	r.cursors = append(r.cursors, c)
 	return c
 }

@@ -28,6 +28,12 @@
 //   - An ephemeral name that was deleted while a lookupd was away is unregistered
 //     when it is back, because it would keep the name for ever otherwise.
 //
+//   - No hold of the lock grows with the registry. A snapshot walks over the log in
+//     pieces, and what it has not reached is kept as it was before it changes. A
+//     declaration compares in pieces, comes into force at one instant, and is
+//     carried out in pieces; whoever comes to a name in between carries it out for
+//     that name first.
+//
 // # Names in doubt
 //
 // A refusal ends the connection, and with it all registrations. So the main
@@ -42,7 +48,8 @@
 //
 // # Concurrency
 //
-// One mutex guards everything, the cursors included. It is locked in this
+// One mutex guards everything, the cursors included; two more keep declarations
+// and snapshots apart and are locked before it. They are locked in this
 // package only, and never while anything of the caller's runs. All methods may
 // be called from any goroutine; the calls about one cursor's connection come
 // from the goroutines of its lookupPeer alone, which keeps their order.

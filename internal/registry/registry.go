@@ -25,6 +25,17 @@ type Registry struct {
 
 	scratch map[Change]fate // of check, empty between its calls
 
+	generation  uint16       // of the last declaration
+	declaration *declaration // that is under way
+	snapshots   []*snapshot  // that are under way
+
+	// Locked before mu, by declarations and snapshots, who may wait for each other.
+	declaring sync.Mutex // one declaration at a time
+	flip      sync.Mutex // a snapshot doesn't begin while one is being carried out
+
+	hold   int    // entries that a walk looks at before it lets others have the lock
+	others func() // tests put in what they do then
+
 	cursors   []*Cursor // all of them
 	connected []*Cursor
 	waiters   int
@@ -50,12 +61,18 @@ type entry struct {
 	nextChannel *entry // of a topic: its newest channel; of a channel: the next older one, tombstones among them
 	prevChannel *entry // of a channel: the next newer one
 
-	marker    bool // no entry at all, but the marker of a cursor
 	deleted   bool
 	paused    bool
 	ephemeral bool // it or its topic
 	isAside   bool // a cursor may have set it aside
+
+	// For a declaration, see there.
+	isTodo, wantsPause bool
+	mark               uint16
 }
+
+// isMarker tells whether e is no entry at all, but marks a place in the log.
+func (e *entry) isMarker() bool { return e.name == "" }
 
 // EphemeralSuffix ends the name of a topic or channel that is not to outlive
 // its use.
@@ -63,7 +80,7 @@ const EphemeralSuffix = "#ephemeral"
 
 // New returns an empty registry.
 func New() *Registry {
-	r := &Registry{entries: make(map[key]*entry), changed: make(chan struct{})}
+	r := &Registry{entries: make(map[key]*entry), changed: make(chan struct{}), hold: longHold}
 	r.log.prev, r.log.next = &r.log, &r.log
 	r.tombstones.init()
 	r.remembered.init()
@@ -85,7 +102,7 @@ func (r *Registry) channel(topic, name string) *entry {
 }
 
 func (r *Registry) live(k key) *entry {
-	if e := r.entries[k]; e != nil && !e.deleted {
+	if e := r.entries[k]; e != nil && !r.settled(e).deleted {
 		return e
 	}
 	return nil
@@ -103,17 +120,32 @@ func (r *Registry) isLive(e *entry) bool {
 // create makes the topic or channel exist. A channel's topic must.
 func (r *Registry) create(k key) {
 	e := r.entries[k]
+	if e == nil {
+		e = r.newEntry(k)
+		e.deleted = true
+	}
+	if r.settled(e).deleted {
+		r.changing(e)
+		r.revive(e)
+	}
+}
+
+// newEntry makes an entry that is not in the log yet.
+func (r *Registry) newEntry(k key) *entry {
+	k.name = strings.Clone(k.name) // the caller's may be part of something large
+	e := &entry{key: k, ephemeral: strings.HasSuffix(k.name, EphemeralSuffix)}
+	if k.parent != nil {
+		e.ephemeral = e.ephemeral || k.parent.ephemeral
+		k.parent.addChannel(e)
+	}
+	r.entries[k] = e
+	return e
+}
+
+// revive makes a deleted entry live.
+func (r *Registry) revive(e *entry) {
 	switch {
-	case e == nil:
-		k.name = strings.Clone(k.name) // the caller's may be part of something large
-		e = &entry{key: k, ephemeral: strings.HasSuffix(k.name, EphemeralSuffix)}
-		if k.parent != nil {
-			e.ephemeral = e.ephemeral || k.parent.ephemeral
-			k.parent.addChannel(e)
-		}
-		r.entries[k] = e
-	case !e.deleted:
-		return
+	case e.prevInRing == nil: // it is new
 	case e.prev != nil:
 		r.tombstones.remove(e)
 	default:
@@ -128,20 +160,27 @@ func (r *Registry) create(k key) {
 // delete makes a live topic or channel a tombstone. A topic's channels go
 // first: nsqlookupd wonders about a topic that goes with channels.
 func (r *Registry) delete(e *entry) {
-	if e.parent == nil {
-		for c := e.nextChannel; c != nil; {
-			next := c.nextChannel // c may leave the list
-			if !c.deleted {
-				r.bury(c)
-			}
-			c = next
-		}
-	}
+	r.deleteChannels(e)
 	r.bury(e)
 	r.collect()
 }
 
+// deleteChannels deletes the channels of e, if it is a topic.
+func (r *Registry) deleteChannels(e *entry) {
+	if e.parent != nil {
+		return
+	}
+	for c := e.nextChannel; c != nil; {
+		next := c.nextChannel // c may leave the list
+		if !r.settled(c).deleted {
+			r.bury(c)
+		}
+		c = next
+	}
+}
+
 func (r *Registry) bury(e *entry) {
+	r.changing(e)
 	e.deleted = true
 	r.count(e, -1)
 	r.touch(e)
@@ -177,6 +216,7 @@ func (r *Registry) isNeeded(e *entry, place uint64) bool {
 // pause sets whether a live entry is paused.
 func (r *Registry) pause(e *entry, paused bool) {
 	if e.paused != paused {
+		r.changing(e)
 		e.paused = paused
 		r.touch(e)
 	}
@@ -266,21 +306,31 @@ func (r *Registry) drop(e *entry) {
 	r.erase(e)
 }
 
-// erase removes the last trace of a deleted entry.
+// erase removes the last trace of a deleted entry; of a declaration that is under
+// way only when that is done, as it may have come to that entry.
 func (r *Registry) erase(e *entry) {
+	if r.declaration != nil {
+		r.declaration.erased = append(r.declaration.erased, e)
+		return
+	}
 	for e.parent == nil && e.nextChannel != nil { // its channels are remembered, too
-		r.remembered.remove(e.nextChannel)
-		r.erase(e.nextChannel)
+		channel := e.nextChannel
+		r.remembered.remove(channel)
+		r.erase(channel)
 	}
 	if e.isAside {
 		for _, c := range r.cursors {
 			delete(c.aside, e)
 		}
 	}
-	if e.parent != nil {
-		e.parent.removeChannel(e)
-	}
 	delete(r.entries, e.key)
+	if topic := e.parent; topic != nil {
+		topic.removeChannel(e)
+		if isOut := topic.prev == nil && topic.prevInRing != nil; isOut && topic.nextChannel == nil && !r.isRefusedSomewhere(topic) {
+			r.remembered.remove(topic) // it was for its channels only
+			r.erase(topic)
+		}
+	}
 }
 
 func (r *Registry) isRefusedSomewhere(e *entry) bool {

@@ -118,7 +118,7 @@ func (w *registryWorld) check(t *rapid.T) {
 	var seq uint64
 	size, tombstones := 0, 0
 	for e := r.log.next; e != &r.log; e = e.next {
-		if e.marker {
+		if e.isMarker() {
 			continue
 		}
 		size++
@@ -165,10 +165,10 @@ func (p *modelPeer) check(t *rapid.T) {
 	}
 	unread := 0
 	for e := c.marker.next; e != &p.reg.log; e = e.next {
-		if !e.marker && e.seq > c.known {
+		if !e.isMarker() && e.seq > c.known {
 			unread++
 		}
-		require.True(t, e.marker || e.seq > c.read, "what is behind the marker has not been read")
+		require.True(t, e.isMarker() || e.seq > c.read, "what is behind the marker has not been read")
 	}
 	require.Equal(t, unread, c.unread)
 	require.GreaterOrEqual(t, p.reg.pending(c), unread)
@@ -178,7 +178,7 @@ func (p *modelPeer) check(t *rapid.T) {
 		require.GreaterOrEqual(t, c.acked, c.read)
 	}
 	for e := p.reg.log.next; e != &p.reg.log; e = e.next {
-		if !e.marker && e.seq <= c.acked && !c.unresolved.reaches(e.seq) && !c.refused.reaches(e.seq) {
+		if !e.isMarker() && e.seq <= c.acked && !c.unresolved.reaches(e.seq) && !c.refused.reaches(e.seq) {
 			require.Equal(t, !e.deleted, p.main.known[entryName(e)], "%s is acknowledged", entryName(e))
 		}
 	}
@@ -238,6 +238,15 @@ func (p *modelPeer) converge(t *rapid.T) {
 			return
 		}
 	}
+}
+
+var noTime time.Time
+
+func manyNames(n int) (names []string) {
+	for i := range n {
+		names = append(names, fmt.Sprintf("topic-%06d", i))
+	}
+	return names
 }
 
 // readLines reads a chunk and returns its lines.

@@ -1,0 +1,241 @@
+package registry
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// contents are the names of what the broker has, "topic" and "topic channel", and
+// whether they are paused.
+type contents map[string]bool
+
+func contentsOf(t require.TestingT, content Content) contents {
+	all := make(contents)
+	topic, topics := "", 0
+	for item := range content.Items {
+		name := item.Topic
+		if item.Channel == "" {
+			topic = item.Topic
+			topics++
+		} else {
+			name += " " + item.Channel
+		}
+		require.Equal(t, topic, item.Topic, "channels are behind their topic")
+		require.NotContains(t, all, name)
+		all[name] = item.Paused
+	}
+	require.Equal(t, []int{content.Topics, content.Topics + content.Channels}, []int{topics, len(all)})
+	return all
+}
+
+// apply is what a change makes of c. It returns false if that is impossible.
+func (c contents) apply(change Change) bool {
+	name := change.Topic
+	if change.isAboutChannel() {
+		name += " " + change.Channel
+	}
+	_, hasTopic := c[change.Topic]
+	_, has := c[name]
+	switch change.Kind {
+	case TopicCreated, ChannelCreated:
+		if !hasTopic && change.Kind == ChannelCreated {
+			return false
+		}
+		if !has {
+			c[name] = false
+		}
+	case TopicDeleted:
+		maps.DeleteFunc(c, func(other string, _ bool) bool { return topicOf(other) == name })
+	case ChannelDeleted:
+		delete(c, name)
+	default:
+		if has {
+			c[name] = change.Kind == TopicPaused || change.Kind == ChannelPaused
+		}
+		return has
+	}
+	return true
+}
+
+func drawChange(t *rapid.T) Change {
+	c := Change{Kind: Kind(rapid.IntRange(1, 8).Draw(t, "kind")), Topic: drawTopic(t)}
+	if c.isAboutChannel() {
+		c.Channel = drawChannel(t)
+	}
+	return c
+}
+
+func drawItems(t *rapid.T) (items []Item, all contents) {
+	all = make(contents)
+	paused := func() bool { return rapid.Bool().Draw(t, "paused") }
+	for _, topic := range rapid.Permutation(modelTopics).Draw(t, "topics") {
+		if !rapid.Bool().Draw(t, topic) {
+			continue
+		}
+		items = append(items, Item{Topic: topic, Paused: paused()})
+		all[topic] = items[len(items)-1].Paused
+		for _, channel := range modelChannels {
+			if rapid.Bool().Draw(t, channel) {
+				items = append(items, Item{topic, channel, paused()})
+				all[topic+" "+channel] = items[len(items)-1].Paused
+			}
+		}
+	}
+	return items, all
+}
+
+// TestDeclarationsAndSnapshotsAreOfOneInstant lets the broker change, read, and
+// ask whenever a declaration or a snapshot lets others have the lock. The change
+// comes before the declaration or after it, for everybody; a snapshot shows what
+// there was when it began.
+func TestDeclarationsAndSnapshotsAreOfOneInstant(t *testing.T) {
+	setRapidDefault(t, "checks", "3000")
+	rapid.Check(t, func(t *rapid.T) {
+		r := New()
+		r.hold = rapid.IntRange(1, 3).Draw(t, "hold")
+		c := r.NewCursor(0)
+		truth := make(contents)
+		change := func() {
+			change := drawChange(t)
+			after := maps.Clone(truth)
+			isPossible := after.apply(change)
+			_, err := r.Apply([]Change{change})
+			require.Equal(t, isPossible, err == nil, "%v: %v", change, err)
+			if isPossible {
+				truth = after
+			}
+		}
+		check := func() {
+			topics, channels := r.Count()
+			require.Equal(t, len(truth), topics+channels)
+			name := drawTopic(t)
+			items, found := r.topicAtOnce(name)
+			_, want := truth[name]
+			require.Equal(t, want, found)
+			for _, item := range items[min(1, len(items)):] {
+				require.Contains(t, truth, name+" "+item.Channel)
+			}
+		}
+		read := func() {
+			if c.connected {
+				readLines(r, c, 2)
+			}
+		}
+		for range rapid.IntRange(0, 8).Draw(t, "before") {
+			change()
+		}
+		for range 4 {
+			switch rapid.IntRange(0, 3).Draw(t, "what") {
+			case 0:
+				want := maps.Clone(truth)
+				r.others = change
+				got := contentsOf(t, r.Snapshot(false))
+				r.others = nil
+				require.Equal(t, want, got)
+			case 1:
+				items, declared := drawItems(t)
+				cameIntoForce := false
+				inForce := func() {
+					if !cameIntoForce && r.declaration.isInForce {
+						cameIntoForce = true
+						truth = declared
+					}
+				}
+				r.others = func() {
+					inForce()
+					change()
+					check()
+					read()
+				}
+				_, err := r.Declare(slices.Values(items))
+				require.NoError(t, err)
+				r.others = nil
+				if !cameIntoForce {
+					truth = declared
+				}
+			case 2:
+				if !c.connected {
+					r.Attach(c, noTime)
+				}
+				read()
+			default:
+				r.Release(c, nil, false)
+			}
+			require.Equal(t, truth, contentsOf(t, r.Snapshot(false)))
+			check()
+			require.Empty(t, r.snapshots)
+			require.Nil(t, r.declaration)
+			require.Len(t, r.entries, r.size+r.remembered.n)
+			for _, e := range r.entries {
+				require.False(t, e.isTodo)
+			}
+		}
+	})
+}
+
+// TestDeclareNothingNew compares a large registry with what it has already.
+func TestDeclareNothingNew(t *testing.T) {
+	r := New()
+	var items []Item
+	for _, name := range manyNames(3 * longHold) {
+		items = append(items, Item{Topic: name}, Item{Topic: name, Channel: "mail"})
+	}
+	effect, err := r.Declare(slices.Values(items))
+	require.NoError(t, err)
+	require.Equal(t, Effect{Moved: true, Dirty: true}, effect)
+	effect, err = r.Declare(slices.Values(items))
+	require.NoError(t, err)
+	require.Equal(t, Effect{}, effect)
+	require.Equal(t, items, slices.Collect(r.Snapshot(false).Items), "in the order of creation")
+}
+
+// TestRegistryIsClosedDuringADeclaration, which then changes nothing.
+func TestRegistryIsClosedDuringADeclaration(t *testing.T) {
+	r := New()
+	r.hold = 1
+	r.apply(Change{TopicCreated, "a", ""})
+	r.others = r.Close
+	_, err := r.Declare(slices.Values([]Item{{Topic: "b"}, {Topic: "b", Channel: "x"}, {Topic: "c"}}))
+	require.ErrorIs(t, err, ErrClosed)
+	r.others = nil
+	require.Equal(t, []Item{{Topic: "a"}}, slices.Collect(r.Snapshot(false).Items))
+	require.Len(t, r.entries, 1)
+}
+
+// TestDeclarationsSnapshotsAndChangesAtOnce is for the race detector.
+func TestDeclarationsSnapshotsAndChangesAtOnce(t *testing.T) {
+	r := New()
+	var items []Item
+	for _, name := range manyNames(1000) {
+		items = append(items, Item{Topic: name})
+	}
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			for range 20 {
+				switch i {
+				case 0:
+					r.Declare(slices.Values(items))
+				case 1:
+					r.Declare(slices.Values(items[:500]))
+				case 2:
+					n := r.Snapshot(true).Topics
+					if n != 0 && n != 500 && n != 501 && n != 1000 && n != 1001 {
+						t.Errorf("%d topics are a mixture", n)
+					}
+				default:
+					for range 100 {
+						r.Apply([]Change{{TopicCreated, "other", ""}})
+						r.Apply([]Change{{TopicDeleted, "other", ""}})
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+}
