@@ -1,18 +1,20 @@
 package lookuploop
 
-import "slices"
-
 // SetLookupdTCPAddresses replaces the addresses of the nsqlookupds; none
 // means to leave discovery. It takes effect at once: Status and WaitRegistered
 // see the new ones, in this order, repetitions left out. An address that stays
 // keeps its connection. From one that goes, what is ephemeral is unregistered
 // and the connection closed, upon which it forgets the rest.
 //
+// With a ResolveInterval, a new name may turn out to lead to an nsqlookupd whose
+// address goes. So those that are connected stay, behind the new ones, until each
+// new name has been looked up once, which takes 5 s at most.
+//
 // A fault in any address (see Options.LookupdTCPAddresses) is an error, and
 // nothing changes. It may be called before and during Run; once Run's context has
 // ended it returns ErrClosed.
 func (l *Loop) SetLookupdTCPAddresses(addrs []string) error {
-	unique, err := l.opts.parseAddresses(addrs)
+	configured, err := l.opts.parseAddresses(addrs)
 	if err != nil {
 		return err
 	}
@@ -21,9 +23,11 @@ func (l *Loop) SetLookupdTCPAddresses(addrs []string) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.configured = unique
+	l.configured = configured
+	if l.opts.ResolveInterval > 0 {
+		l.names.Set(configured)
+	}
 	l.setPeers()
-	signal(l.namesChanged)
 	return nil
 }
 
@@ -31,18 +35,28 @@ func (l *Loop) SetLookupdTCPAddresses(addrs []string) error {
 // are none any more. It is called with mu held, or by New.
 func (l *Loop) setPeers() {
 	before := l.lookupPeers()
-	peers := []*lookupPeer{}
-	for _, t := range l.targets() {
-		i := slices.IndexFunc(before, func(p *lookupPeer) bool { return p.address == t.address })
-		if i >= 0 {
-			before[i].origin.Store(&t.origin)
-			peers = append(peers, before[i])
+	byKey := make(map[string]*lookupPeer, len(before))
+	for _, p := range before {
+		byKey[p.key] = p
+	}
+	targets, isFinal := l.targets()
+	peers := make([]*lookupPeer, 0, len(targets))
+	for _, t := range targets {
+		p := byKey[t.key]
+		if p == nil {
+			p = newLookupPeer(t, &l.opts, l.reg, l.names)
 		} else {
-			peers = append(peers, newLookupPeer(t, &l.opts, l.reg))
+			p.origin.Store(&t.origin)
+			delete(byKey, t.key)
 		}
+		peers = append(peers, p)
 	}
 	for _, p := range before {
-		if !slices.Contains(peers, p) {
+		switch {
+		case byKey[p.key] != p: // it has a place
+		case !isFinal && p.state.Load().state == Connected:
+			peers = append(peers, p)
+		default:
 			p.stop()
 		}
 	}

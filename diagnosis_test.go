@@ -142,7 +142,9 @@ func TestDiagnosisUnresolvableName(t *testing.T) {
 	opts := brokerOptions()
 	opts.LookupdTCPAddresses = []string{"lookupd.test:4160"}
 	opts.ResolveInterval = time.Hour
-	opts.Resolver = &fakeResolver{err: &net.DNSError{Err: "no such host", Name: "lookupd.test"}}
+	opts.Resolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("no DNS server")
+	}}
 	loop, stop := start(opts)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"time"
 
@@ -315,8 +316,18 @@ func ExampleOptions_tls() {
 	lookupd.Start()
 	defer lookupd.Close()
 
-	opts := brokerOptions(lookupd)
-	opts.Dial = (&tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: "lookupd.example.com"}}).DialContext
+	opts := brokerOptions()
+	opts.LookupdTCPAddresses = []string{"lookupd.example.com:" + portOf(lookupd)}
+	opts.ResolveInterval = time.Minute
+	opts.Resolver = hosts{"lookupd.example.com": "127.0.0.1"} // in production DNS, which is the default
+	opts.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		name, _, err := net.SplitHostPort(lookuploop.ConfiguredAddress(ctx)) // address is an IP address
+		if err != nil {
+			return nil, err
+		}
+		dialer := &tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: name}}
+		return dialer.DialContext(ctx, network, address)
+	}
 	loop, stop := start(opts)
 	defer stop()
 	fmt.Println(loop.Notify(lookuploop.TopicCreated("orders")), loop.WaitRegistered(context.Background(), 0))

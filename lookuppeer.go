@@ -9,6 +9,7 @@ import (
 	"go.uber.org/atomic"
 
 	"github.com/lookuploop/lookuploop/internal/registry"
+	"github.com/lookuploop/lookuploop/internal/resolve"
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
@@ -23,9 +24,11 @@ const leaveTimeout = time.Second
 // read the atomics and call wakeUp, heartbeat and stop. What is in cursor
 // belongs to the registry.
 type lookupPeer struct {
+	key     string // the same for all spellings of address
 	address string
 	opts    *Options
 	reg     *registry.Registry
+	names   *resolve.Names // is told when a connection comes or goes
 	cursor  *registry.Cursor
 
 	wake         chan struct{} // capacity 1: readable when there may be something to say
@@ -53,11 +56,13 @@ type lookupPeer struct {
 	probeError    atomic.Pointer[error] // why the last probe ended; nil if it had asked everything
 }
 
-func newLookupPeer(t target, opts *Options, reg *registry.Registry) *lookupPeer {
+func newLookupPeer(t target, opts *Options, reg *registry.Registry, names *resolve.Names) *lookupPeer {
 	p := &lookupPeer{
+		key:     t.key,
 		address: t.address,
 		opts:    opts,
 		reg:     reg,
+		names:   names,
 		cursor:  reg.NewCursor(opts.MaxBackoff),
 		wake:    make(chan struct{}, 1),
 		backoff: backoff{min: opts.MinBackoff, max: opts.MaxBackoff},
@@ -101,6 +106,7 @@ func (p *lookupPeer) run() {
 func (p *lookupPeer) connect(ctx context.Context) (*wire.Conn[registry.Command], PeerInfo, error) {
 	dialing, cancel := context.WithTimeout(ctx, p.opts.DialTimeout)
 	defer cancel()
+	dialing = context.WithValue(dialing, configuredAddressKey{}, p.origin.Load().names[0])
 	conn, err := p.opts.Dial(dialing, "tcp", p.address)
 	if err == nil && conn == nil {
 		err = errors.New("Options.Dial returned neither connection nor error")

@@ -3,7 +3,6 @@ package lookuploop
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
 	"github.com/lookuploop/lookuploop/internal/registry"
+	"github.com/lookuploop/lookuploop/internal/resolve"
 )
 
 // Loop keeps every configured nsqlookupd knowing what the broker has. Make it
@@ -21,15 +21,15 @@ type Loop struct {
 	reg  *registry.Registry
 	disk nsqdat.Disk // has DataPath; tests put theirs in before LoadMetadata
 
+	names *resolve.Names // those among the addresses; without a ResolveInterval it has none
+
 	notify         chan struct{} // capacity 1: readable after a change; Notify sends, Run receives
 	optionsChanged chan struct{} // capacity 1: readable after a swap of addresses
-	namesChanged   chan struct{} // capacity 1: readable when there may be new names to resolve
 
 	mu         sync.Mutex // guards these, and the making of peers
 	phase      phase
 	endRun     context.CancelFunc            // set when running
-	configured []string                      // the addresses as they were given
-	resolved   map[string]resolution         // of those that are names, with a ResolveInterval
+	configured []resolve.Address             // each once
 	peers      atomic.Pointer[[]*lookupPeer] // in the order of the addresses; the slice is replaced, never changed
 
 	loads   sync.WaitGroup // LoadMetadata, while it is running
@@ -63,14 +63,17 @@ func New(opts Options) (*Loop, error) {
 		disk:           nsqdat.OS{},
 		notify:         make(chan struct{}, 1),
 		optionsChanged: make(chan struct{}, 1),
-		namesChanged:   make(chan struct{}, 1),
 		ended:          make(chan struct{}),
 		done:           make(chan struct{}),
 	}
 	l.loaded.Store(opts.DataPath == "")
-	l.configured = opts.LookupdTCPAddresses
-	l.setPeers()
-	return l, nil
+	l.names = resolve.New(resolve.Config{
+		Resolver: l.opts.Resolver,
+		Network:  l.opts.ResolveNetwork,
+		Interval: l.opts.ResolveInterval,
+		Logger:   l.opts.Logger,
+	})
+	return l, l.SetLookupdTCPAddresses(l.opts.LookupdTCPAddresses)
 }
 
 // mayChange returns why nothing can be changed now, if so.
@@ -169,7 +172,7 @@ func (l *Loop) run(ctx context.Context) error {
 	}
 	var tasks sync.WaitGroup
 	if l.opts.ResolveInterval > 0 {
-		tasks.Go(func() { l.resolveNames(ctx) })
+		tasks.Go(func() { l.names.Run(ctx) })
 	}
 	l.serve(ctx, &tasks)
 
@@ -202,15 +205,19 @@ func (l *Loop) startWriter() (<-chan error, context.CancelFunc) {
 // serve is the loop that gave the library its name. It does no I/O, it wakes
 // those who do. It starts a goroutine for each lookupd, to be found in tasks.
 func (l *Loop) serve(ctx context.Context, tasks *sync.WaitGroup) {
-	var started []*lookupPeer
+	started := make(map[*lookupPeer]bool)
 	startNew := func() {
-		peers := l.lookupPeers()
-		for _, p := range peers {
-			if !p.origin.Load().isUnresolved && !slices.Contains(started, p) {
+		before := started
+		started = make(map[*lookupPeer]bool)
+		for _, p := range l.lookupPeers() {
+			if p.origin.Load().isUnresolved {
+				continue
+			}
+			if !before[p] {
 				tasks.Go(p.run)
 			}
+			started[p] = true
 		}
-		started = peers
 	}
 	startNew()
 
@@ -219,13 +226,17 @@ func (l *Loop) serve(ctx context.Context, tasks *sync.WaitGroup) {
 	for {
 		select {
 		case <-heartbeat.C:
-			for _, p := range started {
+			for p := range started {
 				p.heartbeat()
 			}
 		case <-l.notify:
-			for _, p := range started {
+			for p := range started {
 				p.wakeUp()
 			}
+		case <-l.names.Changed():
+			l.mu.Lock()
+			l.setPeers()
+			l.mu.Unlock()
 		case <-l.optionsChanged:
 			startNew()
 		case <-ctx.Done():
@@ -241,6 +252,7 @@ func (l *Loop) Status() Status {
 	for _, p := range l.lookupPeers() {
 		s.Lookupds = append(s.Lookupds, p.status())
 	}
+	s.Names = l.namesStatus()
 	s.Topics, s.Channels = l.reg.Count()
 	if l.loaded.Load() && l.writer != nil {
 		s.Metadata = MetadataStatus(l.writer.Status())

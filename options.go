@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -25,7 +23,9 @@ const version = "0.1.0"
 // every fault of every field at once.
 type Options struct {
 	// LookupdTCPAddresses are the nsqlookupds to keep informed, host:port
-	// each. An address that occurs twice counts once. May be empty. With a
+	// each, as net.Dial takes them: without a host it is this machine, and the
+	// port may be the name of a service. An address that occurs twice counts
+	// once, also if it is spelled differently. May be empty. With a
 	// ResolveInterval, SRV names such as _lookupd._tcp.example.com may be among them.
 	LookupdTCPAddresses []string
 
@@ -85,16 +85,31 @@ type Options struct {
 	// Default: 0, which means never.
 	ResyncInterval time.Duration
 
-	// ResolveInterval is the time between two look-ups of the host names in
+	// ResolveInterval is the time between two look-ups of a host name in
 	// LookupdTCPAddresses. Each IP address found is an nsqlookupd of its own;
-	// one that several names share is one. New ones are connected, those that
-	// are gone are left, and when a look-up fails what was known stays. Dial is
-	// called with the IP address then (so tls.Config needs a ServerName).
+	// one that several names share is one. Of a name at most 64 are used. Dial
+	// is called with the IP address; see ConfiguredAddress.
+	//
+	// When a look-up fails, what was known stays, and the next one comes after
+	// a random pause: below 100 ms at first, and never above 1.5 s as long as
+	// look-ups give nothing at all. While one of its addresses isn't connected,
+	// a name is looked up every 1 to 1.5 s, as the nsqlookupd may have moved.
+	//
+	// An address is left when a look-up lacks it and there is no connection to
+	// it; with a connection, when three look-ups in a row lack it, because some
+	// DNS servers give only a part of the addresses each time.
+	//
 	// Default: 0, which means that Dial looks names up, and takes one address.
 	ResolveInterval time.Duration
 
+	// ResolveNetwork says which IP addresses of a name are nsqlookupds: all
+	// ("ip"), those of IPv4 ("ip4") or of IPv6 ("ip6"). One nsqlookupd that is
+	// reached by both would list the broker twice. Default: "ip".
+	ResolveNetwork string
+
 	// Resolver looks the names up for ResolveInterval. It must return when its
-	// context ends, after 5 s. Default: net.DefaultResolver.
+	// context ends, which it does after 5 s and when Run's does; until it
+	// returns, its name stays as it is. Default: net.DefaultResolver.
 	Resolver Resolver
 
 	// MaxResponseSize bounds one answer of an nsqlookupd, TCP or HTTP, in
@@ -147,7 +162,10 @@ func (o Options) withDefaults() (Options, error) {
 	if err != nil {
 		errs = append(errs, err)
 	}
-	o.LookupdTCPAddresses = addresses
+	o.LookupdTCPAddresses = make([]string, 0, len(addresses))
+	for _, a := range addresses {
+		o.LookupdTCPAddresses = append(o.LookupdTCPAddresses, a.Text)
+	}
 
 	if o.Hostname == "" {
 		name, err := os.Hostname()
@@ -235,6 +253,13 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
 	}
+	switch o.ResolveNetwork {
+	case "":
+		o.ResolveNetwork = "ip"
+	case "ip", "ip4", "ip6":
+	default:
+		fault("ResolveNetwork %q: set it to ip, ip4 or ip6", o.ResolveNetwork)
+	}
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver
 	}
@@ -262,21 +287,24 @@ func (o *Options) identity() map[string]any {
 	return body
 }
 
-// parseAddresses checks all addresses and returns a copy without repetitions.
-func (o *Options) parseAddresses(addrs []string) ([]string, error) {
+// parseAddresses checks all addresses and returns them without repetitions.
+func (o *Options) parseAddresses(addrs []string) ([]resolve.Address, error) {
 	var errs []error
-	unique := make([]string, 0, len(addrs))
+	unique := make([]resolve.Address, 0, len(addrs))
+	isThere := make(map[string]bool, len(addrs)) // by key
 	for _, addr := range addrs {
-		host, port, err := net.SplitHostPort(addr)
-		n, portErr := strconv.Atoi(port)
-		isName := o.ResolveInterval > 0 && resolve.IsSRV(addr)
+		a, err := resolve.Parse(addr)
 		switch {
-		case !isName && (err != nil || host == "" || portErr != nil || n < 1 || n > 65535):
-			errs = append(errs, fmt.Errorf("lookuploop: lookupd address %q: write host:port, with a port of 1..65535", addr))
+		case err == nil && a.IsSRV() && o.ResolveInterval <= 0:
+			err = errors.New("write host:port, or set ResolveInterval for a SRV name")
 		case strings.ContainsFunc(addr, isSpaceOrControl):
-			errs = append(errs, fmt.Errorf("lookuploop: lookupd address %q: remove the space or control character", addr))
-		case !slices.Contains(unique, addr):
-			unique = append(unique, addr)
+			err = errors.New("remove the space or control character")
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("lookuploop: lookupd address %q: %w", addr, err))
+		} else if !isThere[a.Key] {
+			isThere[a.Key] = true
+			unique = append(unique, a)
 		}
 	}
 	return unique, errors.Join(errs...)

@@ -46,6 +46,7 @@ func TestDefaultsAreThoseOfTheComments(t *testing.T) {
 			require.Regexp(t, `^\d+\.\d+\.\d+$`, version, "nsqadmin expects a semantic version")
 		},
 		"0, which means never": func(string) { require.Zero(t, opts.ResyncInterval) },
+		`"ip"`:                 func(string) { require.Equal(t, "ip", opts.ResolveNetwork) },
 		"net.DefaultResolver":  func(string) { require.Same(t, net.DefaultResolver, opts.Resolver) },
 		"0, which means that Dial looks names up, and takes one address": func(string) {
 			require.Zero(t, opts.ResolveInterval)
@@ -146,8 +147,8 @@ func TestEachFaultOfAnOptionIsAnError(t *testing.T) {
 		"address with port 0":          {addresses("lookupd:0"), "with a port of 1..65535"},
 		"address with port 65536":      {addresses("lookupd:65536"), "with a port of 1..65535"},
 		"address with a negative port": {addresses("lookupd:-1"), "with a port of 1..65535"},
-		"address with a named port":    {addresses("lookupd:http"), "with a port of 1..65535"},
-		"address without a host":       {addresses(":4160"), "write host:port"},
+		"address with an unknown port": {addresses("lookupd:no-such-service"), "with a port of 1..65535"},
+		"SRV name":                     {addresses("_lookupd._tcp.example.com"), "write host:port, or set ResolveInterval for a SRV name"},
 		"empty address":                {addresses(""), `lookupd address "": write host:port`},
 		"address with a scheme":        {addresses("http://lookupd:4160"), "write host:port"},
 		"IPv6 address unbracketed":     {addresses("::1:4160"), "write host:port"},
@@ -172,6 +173,7 @@ func TestEachFaultOfAnOptionIsAnError(t *testing.T) {
 		"negative longest backoff":    {func(o *Options) { o.MaxBackoff = -1 }, "MaxBackoff -1ns: it can't be negative"},
 		"negative resync interval":    {func(o *Options) { o.ResyncInterval = -1 }, "ResyncInterval -1ns: it can't be negative"},
 		"negative resolve interval":   {func(o *Options) { o.ResolveInterval = -1 }, "ResolveInterval -1ns: it can't be negative"},
+		"unknown resolve network":     {func(o *Options) { o.ResolveNetwork = "tcp4" }, `ResolveNetwork "tcp4": set it to ip, ip4 or ip6`},
 		"negative response size":      {func(o *Options) { o.MaxResponseSize = -1 }, "MaxResponseSize -1: it can't be negative"},
 		"backoffs the wrong way round": {
 			func(o *Options) { o.MinBackoff, o.MaxBackoff = 2*time.Second, time.Second },
@@ -318,6 +320,7 @@ func TestWhatIsSetIsKept(t *testing.T) {
 		MaxBackoff:          8,
 		ResyncInterval:      9,
 		ResolveInterval:     10,
+		ResolveNetwork:      "ip6",
 		Resolver:            &net.Resolver{},
 		MaxResponseSize:     11,
 		HTTPClient:          &http.Client{},

@@ -3,23 +3,16 @@ package lookuploop
 import (
 	"context"
 	"net"
-	"slices"
-	"sync"
-	"time"
+	"net/netip"
 
 	"github.com/lookuploop/lookuploop/internal/resolve"
 )
 
-// Resolver looks host names up; *net.Resolver is one. See Options.ResolveInterval.
+// Resolver looks names up; *net.Resolver is one. See Options.ResolveInterval.
+// What comes together with an error is used, too.
 type Resolver interface {
-	LookupHost(ctx context.Context, host string) ([]string, error)
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 	LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
-}
-
-// resolution is what is known of one configured address. It is replaced, never changed.
-type resolution struct {
-	addresses []string // IP and port each; those of the last look-up that succeeded
-	err       error    // of the last look-up
 }
 
 // origin says which configured addresses led to a peer.
@@ -31,91 +24,78 @@ type origin struct {
 
 // target is one lookupd to talk to, or a name that can't be resolved yet.
 type target struct {
+	key     string // the same for all spellings of the address
 	address string
 	origin
 }
 
 // targets are the lookupds that the configured addresses lead to, each once,
-// in their order. It is called with l.mu held.
-func (l *Loop) targets() []target {
-	var all []target
-	add := func(address, name string, from resolution) {
-		i := slices.IndexFunc(all, func(t target) bool { return t.address == address })
-		if i < 0 {
+// in their order. isFinal is false while a name has never been looked up to the
+// end. It is called with l.mu held.
+func (l *Loop) targets() (all []target, isFinal bool) {
+	all = make([]target, 0, len(l.configured))
+	places := make(map[string]int, len(l.configured)) // in all, by key
+	add := func(key, address, name string, known resolve.Known, isUnresolved bool) {
+		i, isThere := places[key]
+		if !isThere {
 			i = len(all)
-			all = append(all, target{address: address})
+			places[key] = i
+			all = append(all, target{key: key, address: address, origin: origin{isUnresolved: isUnresolved}})
 		}
 		t := &all[i]
 		t.names = append(t.names, name)
-		t.isUnresolved = len(from.addresses) == 0
 		if t.resolveError == nil {
-			t.resolveError = from.err
+			t.resolveError = known.Err
 		}
 	}
-	for _, name := range l.configured {
-		switch known := l.resolved[name]; {
-		case l.opts.ResolveInterval == 0 || resolve.IsLiteral(name):
-			add(name, name, resolution{addresses: []string{name}})
-		case len(known.addresses) == 0:
-			add(name, name, known)
-		default:
-			for _, address := range known.addresses {
-				add(address, name, known)
-			}
+	isFinal = true
+	for _, a := range l.configured {
+		if l.opts.ResolveInterval == 0 || !a.IsName() {
+			add(a.Key, a.Text, a.Text, resolve.Known{}, false)
+			continue
 		}
+		known := l.names.Known(a)
+		if len(known.Addresses) == 0 {
+			add(a.Key, a.Text, a.Text, known, true)
+		}
+		for _, address := range known.Addresses {
+			add(address.String(), address.String(), a.Text, known, false)
+		}
+		isFinal = isFinal && !known.LookedUp.IsZero()
+	}
+	return all, isFinal
+}
+
+// namesStatus says of each configured name what is known of it.
+func (l *Loop) namesStatus() (all []NameStatus) {
+	if l.opts.ResolveInterval == 0 {
+		return nil
+	}
+	l.mu.Lock()
+	configured := l.configured
+	l.mu.Unlock()
+	for _, a := range configured {
+		if !a.IsName() {
+			continue
+		}
+		known := l.names.Known(a)
+		s := NameStatus{Name: a.Text, Error: known.Err, LookedUp: known.LookedUp, NextLookup: known.Next}
+		for _, address := range known.Addresses {
+			s.Addresses = append(s.Addresses, address.String())
+		}
+		all = append(all, s)
 	}
 	return all
 }
 
-// resolveNames looks the configured names up, now, on each change of them and
-// on the interval, until ctx ends. Run starts it and waits for it.
-func (l *Loop) resolveNames(ctx context.Context) {
-	ticker := time.NewTicker(l.opts.ResolveInterval)
-	defer ticker.Stop()
-	for {
-		l.resolveOnce(ctx)
-		select {
-		case <-ticker.C:
-		case <-l.namesChanged:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
+type configuredAddressKey struct{}
 
-func (l *Loop) resolveOnce(ctx context.Context) {
-	l.mu.Lock()
-	names := slices.DeleteFunc(slices.Clone(l.configured), resolve.IsLiteral)
-	l.mu.Unlock()
-
-	results := make([]resolution, len(names))
-	var lookups sync.WaitGroup
-	for i, name := range names {
-		lookups.Go(func() { results[i].addresses, results[i].err = resolve.Lookup(ctx, l.opts.Resolver, name) })
-	}
-	lookups.Wait()
-	if ctx.Err() != nil {
-		return
-	}
-
-	l.mu.Lock()
-	resolved := make(map[string]resolution, len(names))
-	var news []error
-	for i, name := range names {
-		before, now := l.resolved[name], results[i]
-		if now.err != nil {
-			now.addresses = before.addresses
-			if before.err == nil {
-				news = append(news, now.err)
-			}
-		}
-		resolved[name] = now
-	}
-	l.resolved = resolved
-	l.setPeers()
-	l.mu.Unlock()
-
-	for _, err := range news {
-		l.opts.Logger.Warn("lookupd address can't be resolved, what was known stays", "error", err)
-	}
+// ConfiguredAddress returns within Options.Dial which of the addresses in
+// Options.LookupdTCPAddresses led to the one that is to be dialed: the first of
+// those that are known to do so. With a ResolveInterval it has the host name that a
+// certificate is for, or is a SRV name, where Dial gets an IP address. With any
+// other context it returns the empty string.
+func ConfiguredAddress(ctx context.Context) string {
+	address, _ := ctx.Value(configuredAddressKey{}).(string)
+	return address
 }

@@ -1,234 +1,356 @@
-package lookuploop_test
+package lookuploop
 
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/lookuploop/lookuploop"
-	"github.com/lookuploop/lookuploop/lookupdtest"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
-// fakeResolver answers from a table that tests change.
+// fakeResolver answers as tests tell it. The zero value knows no name.
 type fakeResolver struct {
 	mu    sync.Mutex
-	hosts map[string][]string
+	hosts map[string]func(context.Context) ([]string, error)
 	srv   map[string][]*net.SRV
-	err   error
 	asked int
 }
 
-func (r *fakeResolver) LookupHost(_ context.Context, host string) ([]string, error) {
+var errNoSuchHost = errors.New("no such host")
+
+func (r *fakeResolver) LookupNetIP(ctx context.Context, network, host string) (ips []netip.Addr, err error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.asked++
-	return r.hosts[host], r.err
+	lookUp := r.hosts[host]
+	r.mu.Unlock()
+	if lookUp == nil {
+		return nil, errNoSuchHost
+	}
+	found, err := lookUp(ctx)
+	for _, ip := range found {
+		ips = append(ips, netip.MustParseAddr(ip))
+	}
+	return ips, err
 }
 
 func (r *fakeResolver) LookupSRV(_ context.Context, _, _, name string) (string, []*net.SRV, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return name, r.srv[name], r.err
+	if r.srv[name] == nil {
+		return "", nil, errNoSuchHost
+	}
+	return name, r.srv[name], nil
 }
 
-func (r *fakeResolver) set(host string, ips ...string) {
+// knows makes a host name lead to these IP addresses.
+func (r *fakeResolver) knows(host string, ips ...string) {
+	r.does(host, func(context.Context) ([]string, error) { return ips, nil })
+}
+
+func (r *fakeResolver) does(host string, lookUp func(context.Context) ([]string, error)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.hosts[host] = ips
+	if r.hosts == nil {
+		r.hosts = make(map[string]func(context.Context) ([]string, error))
+	}
+	r.hosts[host] = lookUp
 }
 
-func (r *fakeResolver) fail(err error) {
+// forgets makes a host name unknown.
+func (r *fakeResolver) forgets(host string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.err = err
+	delete(r.hosts, host)
 }
 
-// resolveWorld is a Loop over a network in memory with lookupds at 10.0.0.1 to 3.
+// hangs is a look-up that is never answered.
+func hangs(ctx context.Context) ([]string, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// after is a look-up that takes a while.
+func after(d time.Duration, ips ...string) func(context.Context) ([]string, error) {
+	return func(ctx context.Context) ([]string, error) {
+		select {
+		case <-time.After(d):
+			return ips, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// resolveWorld is a scene with a DNS, and lookupds at 10.0.0.1 to 10.0.0.4. The broker has one topic, orders.
 type resolveWorld struct {
+	*scene
 	*testing.T
-	resolver *fakeResolver
-	network  *lookupdtest.Network
-	lookupds map[string]*lookupdtest.Server
-	loop     *lookuploop.Loop
+	dns *fakeResolver
 }
 
-const resolveInterval = time.Minute
+const resolveInterval = 5 * time.Minute
 
-// inResolveWorld runs test in a bubble of virtual time, with a Loop that has these addresses.
-func inResolveWorld(t *testing.T, addresses []string, prepare func(*fakeResolver), test func(w *resolveWorld)) {
-	synctest.Test(t, func(t *testing.T) {
-		w := &resolveWorld{
-			T:        t,
-			resolver: &fakeResolver{hosts: make(map[string][]string), srv: make(map[string][]*net.SRV)},
-			network:  lookupdtest.NewNetwork(),
-			lookupds: make(map[string]*lookupdtest.Server),
-		}
-		for _, ip := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.3"} {
-			w.lookupds[ip] = w.network.NewServer(ip + ":4160")
-			defer w.lookupds[ip].Close()
-		}
-		prepare(w.resolver)
-		var err error
-		w.loop, err = lookuploop.New(lookuploop.Options{
-			LookupdTCPAddresses: addresses,
-			BroadcastAddress:    "broker.test",
-			BroadcastTCPPort:    4150,
-			BroadcastHTTPPort:   4151,
-			ResolveInterval:     resolveInterval,
-			Resolver:            w.resolver,
-			Dial:                w.network.Dial,
-			Logger:              slog.New(slog.DiscardHandler),
+// inResolveWorld runs test in virtual time, with a Loop that runs and has these addresses.
+func inResolveWorld(t *testing.T, prepare func(*fakeResolver), test func(w *resolveWorld), addresses ...string) {
+	inBubble(t, func(t *testing.T) {
+		dns := new(fakeResolver)
+		prepare(dns)
+		s := newScene(t, 0, func(o *Options) {
+			o.LookupdTCPAddresses = addresses
+			o.ResolveInterval = resolveInterval
+			o.Resolver = dns
 		})
-		require.NoError(t, err)
-		require.NoError(t, w.loop.Notify(lookuploop.TopicCreated("orders")))
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- w.loop.Run(ctx) }()
+		for i := range 4 {
+			lookupd := s.network.NewServer(fmt.Sprintf("10.0.0.%d:4160", i+1))
+			t.Cleanup(lookupd.Close)
+			s.lookupds = append(s.lookupds, lookupd)
+		}
+		s.notify(TopicCreated("orders"))
+		s.run()
 		synctest.Wait()
-		test(w)
-		cancel()
-		require.NoError(t, <-ended)
+		test(&resolveWorld{s, t, dns})
 	})
 }
 
-func (w *resolveWorld) tick() {
-	time.Sleep(resolveInterval)
+func (w *resolveWorld) pass(d time.Duration) {
+	time.Sleep(d)
 	synctest.Wait()
 }
 
-// requireKnownAt checks which lookupds know the broker, and that no other does.
-func (w *resolveWorld) requireKnownAt(ips ...string) {
+// lists tells whether lookupd number i lists the broker.
+func (w *resolveWorld) lists(i int) bool { return len(w.lookupds[i-1].Producers("orders", "")) == 1 }
+
+// requireKnownAt checks which lookupds know the broker, and that it has had one
+// connection to each and knows of no other.
+func (w *resolveWorld) requireKnownAt(lookupds ...int) {
 	w.Helper()
-	var known []string
-	for _, ip := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.3"} {
-		if len(w.lookupds[ip].Producers("orders", "")) == 1 {
-			known = append(known, ip)
+	var known []int
+	for i := range w.lookupds {
+		if w.lists(i + 1) {
+			known = append(known, i+1)
 		}
 	}
-	require.Equal(w, ips, known)
+	require.Equal(w, lookupds, known)
 	var addresses []string
-	for _, s := range w.loop.Status().Lookupds {
-		require.EqualValues(w, 1, s.Connects, "an address that stays keeps its connection")
-		host, _, _ := net.SplitHostPort(s.Address)
-		addresses = append(addresses, host)
+	for _, i := range lookupds {
+		addresses = append(addresses, w.lookupds[i-1].TCPAddress)
 	}
-	require.Equal(w, ips, addresses)
+	require.ElementsMatch(w, addresses, addressesOf(w.loop))
+	for _, s := range w.loop.Status().Lookupds {
+		require.EqualValues(w, 1, s.Connects, s.Address)
+	}
+}
+
+func (w *resolveWorld) set(addresses ...string) {
+	w.Helper()
+	require.NoError(w, w.loop.SetLookupdTCPAddresses(addresses))
+	synctest.Wait()
+}
+
+func TestDNSIsLateAtTheStart(t *testing.T) {
+	inResolveWorld(t, func(*fakeResolver) {}, func(w *resolveWorld) {
+		w.pass(2 * time.Second)
+		require.False(w, w.lists(1))
+		w.dns.knows("lookupd.test", "10.0.0.1")
+		w.pass(2 * time.Second)
+		w.requireKnownAt(1)
+	}, "lookupd.test:4160")
+}
+
+func TestALookupdThatMovesIsFound(t *testing.T) {
+	for _, dnsIsLate := range []time.Duration{0, 3 * time.Second, time.Hour} {
+		inResolveWorld(t, func(r *fakeResolver) { r.knows("lookupd.test", "10.0.0.1") }, func(w *resolveWorld) {
+			w.pass(time.Hour)
+			w.lookupds[0].Close()
+			w.pass(dnsIsLate)
+			w.dns.knows("lookupd.test", "10.0.0.2")
+			w.pass(2 * time.Second)
+			w.requireKnownAt(2)
+		}, "lookupd.test:4160")
+	}
+}
+
+func TestTargetsOfASRVNameThatDNSKnowsAreUsed(t *testing.T) {
+	const name = "_lookupd._tcp.example.com"
+	inResolveWorld(t, func(r *fakeResolver) {
+		r.srv = map[string][]*net.SRV{name: {nil, {Target: "a.test.", Port: 4160}, {Target: "gone.test.", Port: 4160}, {Target: "b.test.", Port: 4160}}}
+		r.knows("a.test.", "10.0.0.1")
+		r.does("b.test.", func(context.Context) ([]string, error) { return []string{"10.0.0.3"}, errors.New("half of it") })
+	}, func(w *resolveWorld) {
+		w.requireKnownAt(1, 3)
+		for _, what := range []string{`"gone.test.": no such host`, "half of it", "a SRV record has no target"} {
+			require.ErrorContains(w, w.loop.Status().Lookupds[0].ResolveError, what)
+		}
+		w.dns.forgets("a.test.")
+		w.pass(time.Hour)
+		w.requireKnownAt(1, 3)
+	}, name)
+}
+
+func TestNobodyWaitsForASlowName(t *testing.T) {
+	inResolveWorld(t, func(r *fakeResolver) {
+		r.does("slow.test", hangs)
+		r.knows("good.test", "10.0.0.2")
+	}, func(w *resolveWorld) {
+		require.True(w, w.lists(2), "at once")
+		began := time.Now()
+		require.NoError(w, w.end())
+		require.Less(w, time.Since(began), 2*time.Second)
+	}, "slow.test:4160", "good.test:4160")
+}
+
+func TestAnotherNameOfALookupdKeepsItsConnection(t *testing.T) {
+	for _, from := range []string{"old.test:4160", "10.0.0.1:4160"} {
+		for _, dnsTakes := range []time.Duration{0, 300 * time.Millisecond, 3 * time.Second} {
+			inResolveWorld(t, func(r *fakeResolver) {
+				r.knows("old.test", "10.0.0.1")
+				r.does("new.test", after(dnsTakes, "10.0.0.1"))
+			}, func(w *resolveWorld) {
+				w.set("new.test:4160")
+				for range 40 {
+					require.True(w, w.lists(1))
+					w.pass(100 * time.Millisecond)
+				}
+				w.requireKnownAt(1)
+				require.Equal(w, []string{"new.test:4160"}, w.loop.Status().Lookupds[0].Names)
+			}, from)
+		}
+	}
+}
+
+func TestAnAddressIsLeftOnceTheNewNamesWereTried(t *testing.T) {
+	for what, tt := range map[string]struct {
+		lookUp func(context.Context) ([]string, error)
+		stays  time.Duration
+		at     []int
+	}{
+		"leads elsewhere": {after(2*time.Second, "10.0.0.2"), 2 * time.Second, []int{2}},
+		"is not in DNS":   {nil, 0, nil},
+		"hangs":           {hangs, 5 * time.Second, nil},
+	} {
+		inResolveWorld(t, func(r *fakeResolver) { r.does("new.test", tt.lookUp) }, func(w *resolveWorld) {
+			w.set("new.test:4160")
+			if tt.stays > 0 {
+				w.pass(tt.stays - 1)
+				require.True(w, w.lists(1), what)
+				w.pass(1)
+			}
+			require.False(w, w.lists(1), what)
+			require.Len(w, w.loop.Status().Lookupds, 1, what)
+			if tt.at != nil {
+				w.requireKnownAt(tt.at...)
+			}
+		}, "10.0.0.1:4160")
+	}
+}
+
+func TestWhoLeavesDiscoveryWaitsForNoName(t *testing.T) {
+	inResolveWorld(t, func(r *fakeResolver) { r.does("slow.test", hangs) }, func(w *resolveWorld) {
+		w.set("slow.test:4160")
+		w.set()
+		w.requireKnownAt()
+	}, "10.0.0.1:4160")
 }
 
 func TestEachIPAddressOfANameIsALookupd(t *testing.T) {
-	inResolveWorld(t, []string{"lookupd.test:4160"}, func(r *fakeResolver) { r.set("lookupd.test", "10.0.0.2", "10.0.0.1") },
-		func(w *resolveWorld) {
-			w.requireKnownAt("10.0.0.1", "10.0.0.2")
-			w.resolver.set("lookupd.test", "10.0.0.2", "10.0.0.3")
-			w.requireKnownAt("10.0.0.1", "10.0.0.2")
-			w.tick()
-			w.requireKnownAt("10.0.0.2", "10.0.0.3")
-			require.Equal(t, []string{"lookupd.test:4160"}, w.loop.Status().Lookupds[0].Names)
-		})
+	inResolveWorld(t, func(r *fakeResolver) { r.knows("lookupd.test", "10.0.0.2", "10.0.0.1") }, func(w *resolveWorld) {
+		w.requireKnownAt(1, 2)
+		w.dns.knows("lookupd.test", "10.0.0.2", "10.0.0.3")
+		w.pass(resolveInterval)
+		w.requireKnownAt(1, 2, 3)
+		w.pass(2 * resolveInterval)
+		w.requireKnownAt(2, 3)
+	}, "lookupd.test:4160")
 }
 
-func TestWhatWasKnownStaysWhenTheResolverFails(t *testing.T) {
-	inResolveWorld(t, []string{"lookupd.test:4160"}, func(r *fakeResolver) { r.set("lookupd.test", "10.0.0.1") },
-		func(w *resolveWorld) {
-			broken := errors.New("resolver is down")
-			w.resolver.fail(broken)
-			w.tick()
-			w.requireKnownAt("10.0.0.1")
-			require.ErrorIs(t, w.loop.Status().Lookupds[0].ResolveError, broken)
-
-			w.resolver.fail(nil)
-			w.resolver.set("lookupd.test") // no addresses is a failure too
-			w.tick()
-			w.requireKnownAt("10.0.0.1")
-			require.ErrorContains(t, w.loop.Status().Lookupds[0].ResolveError, "lookupd.test:4160: resolve: the name has no addresses")
-
-			w.resolver.set("lookupd.test", "10.0.0.1", "10.0.0.2")
-			w.tick()
-			w.requireKnownAt("10.0.0.1", "10.0.0.2")
-			require.NoError(t, w.loop.Status().Lookupds[0].ResolveError)
-		})
-}
-
-func TestNamesThatShareAnAddressAreOneLookupd(t *testing.T) {
-	inResolveWorld(t, []string{"a.test:4160", "b.test:4160", "10.0.0.2:4160"}, func(r *fakeResolver) {
-		r.set("a.test", "10.0.0.1")
-		r.set("b.test", "10.0.0.1", "10.0.0.2")
+// Some DNS servers give a part of the addresses at a time.
+func TestLookupdsStayWhenAnswersRotate(t *testing.T) {
+	inResolveWorld(t, func(r *fakeResolver) {
+		answers := [][]string{{"10.0.0.1", "10.0.0.2"}, {"10.0.0.3", "10.0.0.4"}}
+		r.does("lookupd.test", func(context.Context) ([]string, error) { return answers[r.asked%2], nil })
 	}, func(w *resolveWorld) {
-		w.requireKnownAt("10.0.0.1", "10.0.0.2")
-		lookupds := w.loop.Status().Lookupds
-		require.Equal(t, []string{"a.test:4160", "b.test:4160"}, lookupds[0].Names)
-		require.Equal(t, []string{"b.test:4160", "10.0.0.2:4160"}, lookupds[1].Names)
-	})
+		w.pass(resolveInterval)
+		for range 20 {
+			w.requireKnownAt(1, 2, 3, 4)
+			w.pass(resolveInterval)
+		}
+	}, "lookupd.test:4160")
 }
 
-func TestSRVNamesGiveHostAndPort(t *testing.T) {
-	const name = "_lookupd._tcp.example.com"
-	inResolveWorld(t, []string{name}, func(r *fakeResolver) {
-		r.srv[name] = []*net.SRV{{Target: "one.test.", Port: 4160}, {Target: "two.test.", Port: 4160}}
-		r.set("one.test.", "10.0.0.1")
-		r.set("two.test.", "10.0.0.3")
-	}, func(w *resolveWorld) { w.requireKnownAt("10.0.0.1", "10.0.0.3") })
-
-	_, err := lookuploop.New(lookuploop.Options{LookupdTCPAddresses: []string{name}, BroadcastTCPPort: 1, BroadcastHTTPPort: 1})
-	require.ErrorContains(t, err, name, "without ResolveInterval nobody resolves it")
+func TestWhatWasKnownStaysWhenALookupFails(t *testing.T) {
+	inResolveWorld(t, func(r *fakeResolver) { r.knows("lookupd.test", "10.0.0.1") }, func(w *resolveWorld) {
+		for _, lookUp := range []func(context.Context) ([]string, error){
+			nil, hangs, func(context.Context) ([]string, error) { return nil, nil },
+		} {
+			w.dns.does("lookupd.test", lookUp)
+			w.pass(time.Hour)
+			w.requireKnownAt(1)
+			require.ErrorContains(w, w.loop.Status().Lookupds[0].ResolveError, "lookuploop: lookupd.test:4160: resolve: ")
+		}
+		w.dns.knows("lookupd.test", "10.0.0.1", "10.0.0.2")
+		w.pass(5*time.Second + 2*time.Second) // the one that is going on, and a pause
+		w.requireKnownAt(1, 2)
+		require.NoError(w, w.loop.Status().Lookupds[0].ResolveError)
+	}, "lookupd.test:4160")
 }
 
 func TestANameThatWasNeverResolvedCountsAsMissing(t *testing.T) {
-	inResolveWorld(t, []string{"lookupd.test:4160"}, func(r *fakeResolver) { r.fail(errors.New("no such host")) },
-		func(w *resolveWorld) {
-			ctx, cancel := context.WithTimeout(w.Context(), time.Second)
-			defer cancel()
-			err := w.loop.WaitRegistered(ctx, 0)
-			require.ErrorIs(t, err, context.DeadlineExceeded)
-			require.ErrorContains(t, err, "lookupd.test:4160: resolve: no such host")
-			require.Equal(t, lookuploop.Disconnected, w.loop.Status().Lookupds[0].State)
+	inResolveWorld(t, func(*fakeResolver) {}, func(w *resolveWorld) {
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		err := w.loop.WaitRegistered(ctx, 0)
+		require.ErrorIs(w, err, context.DeadlineExceeded)
+		require.ErrorContains(w, err, "lookupd.test:4160: resolve: no such host")
+		require.Equal(w, Disconnected, w.loop.Status().Lookupds[0].State)
 
-			w.resolver.fail(nil)
-			w.resolver.set("lookupd.test", "10.0.0.3")
-			require.NoError(t, w.loop.WaitRegistered(w.Context(), 0), "with the next look-up it is there")
-			w.requireKnownAt("10.0.0.3")
-		})
+		w.dns.knows("lookupd.test", "10.0.0.3")
+		w.registered()
+		w.requireKnownAt(3)
+	}, "lookupd.test:4160")
 }
 
-func TestNewNamesAreResolvedAtOnce(t *testing.T) {
-	inResolveWorld(t, nil, func(r *fakeResolver) { r.set("lookupd.test", "10.0.0.1") }, func(w *resolveWorld) {
-		w.requireKnownAt()
-		require.NoError(t, w.loop.SetLookupdTCPAddresses([]string{"lookupd.test:4160"}))
-		synctest.Wait()
-		w.requireKnownAt("10.0.0.1")
+func TestStatusShowsTheNames(t *testing.T) {
+	inResolveWorld(t, func(r *fakeResolver) { r.knows("good.test", "10.0.0.2", "10.0.0.1") }, func(w *resolveWorld) {
+		start := time.Now()
+		names := w.loop.Status().Names
+		require.Len(w, names, 2, "an IP address is no name")
+		require.Equal(w, NameStatus{Name: "good.test:4160", Addresses: []string{"10.0.0.1:4160", "10.0.0.2:4160"}, LookedUp: start, NextLookup: start.Add(resolveInterval)}, names[0])
+		require.ErrorIs(w, names[1].Error, errNoSuchHost)
+		require.Equal(w, start, names[1].LookedUp)
+		require.WithinDuration(w, start, names[1].NextLookup, 2*time.Second)
 
-		asked := w.resolver.asked
-		require.NoError(t, w.loop.SetLookupdTCPAddresses([]string{"10.0.0.1:4160"}))
-		w.tick()
-		w.requireKnownAt("10.0.0.1")
-		require.Equal(t, asked, w.resolver.asked, "an IP address needs no look-up")
-	})
+		w.dns.does("bad.test", hangs)
+		w.pass(2 * time.Second)
+		require.Zero(w, w.loop.Status().Names[1].NextLookup, "it is going on")
+		w.set("10.0.0.3:4160")
+		require.Empty(w, w.loop.Status().Names)
+	}, "good.test:4160", "10.0.0.3:4160", "bad.test:4160")
 }
 
 func TestLocalhostIsResolvedForReal(t *testing.T) {
-	lookupd := lookupdtest.NewServer()
+	lookupd := lookupdtest.NewServer() // at 127.0.0.1
 	defer lookupd.Close()
 	_, port, err := net.SplitHostPort(lookupd.TCPAddress)
 	require.NoError(t, err)
-	loop, err := lookuploop.New(lookuploop.Options{
-		LookupdTCPAddresses: []string{"localhost:" + port},
-		BroadcastTCPPort:    4150,
-		BroadcastHTTPPort:   4151,
-		ResolveInterval:     time.Hour,
-		Logger:              slog.New(slog.DiscardHandler),
+	loop := newLoop(t, func(o *Options) {
+		o.LookupdTCPAddresses = []string{"localhost:" + port}
+		o.ResolveInterval = time.Hour
+		o.ResolveNetwork = "ip4"
 	})
-	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- loop.Run(ctx) }()
 	require.NoError(t, loop.WaitRegistered(t.Context(), 1))
-	require.NotContains(t, loop.Status().Lookupds[0].Address, "localhost")
+	require.NoError(t, loop.WaitRegistered(t.Context(), 0))
+	require.Equal(t, []string{lookupd.TCPAddress}, addressesOf(loop))
 	cancel()
 	require.NoError(t, <-ended)
 }

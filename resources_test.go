@@ -39,6 +39,60 @@ func TestThousandLivesLeakNothing(t *testing.T) {
 	require.NoError(t, goleak.Find(others)) // which gives goroutines that are at their end the time for it
 }
 
+// TestSwapsLeakNothing swaps addresses amid look-ups, attempts and conversations.
+func TestSwapsLeakNothing(t *testing.T) {
+	if _, err := os.ReadDir(descriptors); err != nil {
+		t.Skip("this system doesn't list descriptors: ", err)
+	}
+	lookupds := []*lookupdtest.Server{lookupdtest.NewServer(), lookupdtest.NewServer()}
+	var ports []string
+	for _, lookupd := range lookupds {
+		defer lookupd.Close()
+		_, port, err := net.SplitHostPort(lookupd.TCPAddress)
+		require.NoError(t, err)
+		ports = append(ports, port)
+	}
+	dns := new(fakeResolver)
+	dns.knows("a.test", "127.0.0.1")
+	dns.knows("b.test", "127.0.0.1", "127.0.0.2")
+	dns.does("late.test", after(time.Millisecond, "127.0.0.1"))
+	dns.does("slow.test", hangs)
+	loop := newLoop(t, func(o *Options) { o.ResolveInterval, o.Resolver = time.Millisecond, dns })
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- loop.Run(ctx) }()
+	require.NoError(t, loop.Notify(TopicCreated("orders"), TopicCreated("live#ephemeral")))
+
+	choices := [][]string{
+		{"a.test:" + ports[0], "a.test:" + ports[1]},
+		{"b.test:" + ports[0], "slow.test:1"},
+		{"late.test:" + ports[1], lookupds[0].TCPAddress},
+		{"unknown.test:1", "127.0.0.1:1"},
+		{},
+	}
+	var before int
+	var others goleak.Option
+	for i := range 20_010 {
+		if i == 10 {
+			before, others = quiet(t, loop, lookupds), goleak.IgnoreCurrent()
+		}
+		require.NoError(t, loop.SetLookupdTCPAddresses(choices[i%len(choices)]))
+		if i%100 == 0 {
+			require.NoError(t, loop.WaitRegistered(ctx, 2))
+		}
+	}
+	require.LessOrEqual(t, quiet(t, loop, lookupds), before)
+	require.NoError(t, goleak.Find(others))
+	cancel()
+	require.NoError(t, <-ended)
+}
+
+// quiet leaves all lookupds, and counts descriptors.
+func quiet(t *testing.T, loop *Loop, lookupds []*lookupdtest.Server) int {
+	require.NoError(t, loop.SetLookupdTCPAddresses(nil))
+	return countDescriptors(t, lookupds)
+}
+
 const descriptors = "/proc/self/fd"
 
 // countDescriptors counts when the lookupds have noticed that their clients are gone.

@@ -71,6 +71,12 @@ func (p *lookupPeer) transition(event peerEvent, after peerState) {
 		after.lastError = before.lastError
 	}
 	p.state.Store(&after)
+	switch {
+	case after.state == Connected:
+		p.names.Connected(p.key)
+	case before.state == Connected:
+		p.names.Disconnected(p.key)
+	}
 	if event == identified {
 		p.opts.Logger.Info("lookupd connected", "address", p.address, "version", after.info.Version,
 			"announced as", net.JoinHostPort(p.opts.BroadcastAddress, strconv.Itoa(p.opts.BroadcastTCPPort)))

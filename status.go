@@ -48,14 +48,25 @@ type Status struct {
 	Topics   int             // how many the broker has
 	Channels int             // in all topics together
 	Lookupds []LookupdStatus // in the order of the configured addresses
+	Names    []NameStatus    // those among the configured addresses that are looked up, in their order
 	Metadata MetadataStatus
+}
+
+// NameStatus is a snapshot of what the Loop knows of one name, if
+// Options.ResolveInterval is set.
+type NameStatus struct {
+	Name       string    // as it was configured
+	Addresses  []string  // the nsqlookupds that it leads to, an IP address and a port each
+	Error      error     // why the last look-up failed, wholly or in part; what was known before stays
+	LookedUp   time.Time // when the last look-up ended; zero: none has yet
+	NextLookup time.Time // when the next one begins; zero: one is going on, or Run isn't
 }
 
 // LookupdStatus is a snapshot of what the Loop knows of one nsqlookupd.
 type LookupdStatus struct {
 	Address       string   // where it is reached: an IP address if Options.ResolveInterval is set
 	Names         []string // the configured addresses that led there
-	ResolveError  error    // why the last look-up of one of them failed; what was known before stays
+	ResolveError  error    // why the last look-up of one of them failed, wholly or in part; what was known before stays
 	State         State
 	Since         time.Time        // when State was entered
 	Info          PeerInfo         // of the last answer to IDENTIFY

@@ -7,7 +7,11 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"math/big"
+	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -40,6 +44,70 @@ func selfSigned(host string) (tls.Certificate, *x509.CertPool) {
 	roots := x509.NewCertPool()
 	roots.AddCert(certificate)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
+}
+
+// hosts is a Resolver that knows one IP address for each name.
+type hosts map[string]string
+
+func (h hosts) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	ip, err := netip.ParseAddr(h[host])
+	return []netip.Addr{ip}, err
+}
+
+func (h hosts) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
+	return "", nil, errors.New("no such service")
+}
+
+func portOf(lookupd *lookupdtest.Server) string {
+	_, port, err := net.SplitHostPort(lookupd.TCPAddress)
+	if err != nil {
+		panic(err)
+	}
+	return port
+}
+
+// Each lookupd must have a certificate for the name that was configured for it,
+// although all are dialed by IP address.
+func TestEachNameHasItsOwnCertificate(t *testing.T) {
+	known := hosts{"a.test": "127.0.0.1", "b.test": "127.0.0.1", "c.test": "127.0.0.1"}
+	roots := make(map[string]*x509.CertPool)
+	opts := brokerOptions()
+	opts.ResolveInterval, opts.Resolver = time.Minute, known
+	for _, name := range []string{"a.test", "b.test", "c.test"} {
+		of := name
+		if name == "c.test" {
+			of = "other.test"
+		}
+		certificate, pool := selfSigned(of)
+		lookupd := lookupdtest.NewUnstartedServer()
+		lookupd.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+		lookupd.Start()
+		defer lookupd.Close()
+		roots[name] = pool
+		opts.LookupdTCPAddresses = append(opts.LookupdTCPAddresses, net.JoinHostPort(name, portOf(lookupd)))
+	}
+	opts.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		name, _, err := net.SplitHostPort(lookuploop.ConfiguredAddress(ctx))
+		if err != nil {
+			return nil, err
+		}
+		return (&tls.Dialer{Config: &tls.Config{RootCAs: roots[name], ServerName: name}}).DialContext(ctx, network, address)
+	}
+	failed := make(chan string, 1)
+	opts.OnStateChange = func(s lookuploop.LookupdStatus) {
+		if s.LastError != nil {
+			select {
+			case failed <- fmt.Sprint(s.Names, s.LastError):
+			default: // there is one
+			}
+		}
+	}
+	loop, stop := start(opts)
+	require.NoError(t, loop.WaitRegistered(t.Context(), 2))
+	text := <-failed
+	require.Contains(t, text, "[c.test:")
+	require.Contains(t, text, "certificate is valid for other.test, not c.test")
+	require.NoError(t, stop())
 }
 
 func TestAWrongCertificateIsNamedInStatus(t *testing.T) {

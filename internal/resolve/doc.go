@@ -1,21 +1,34 @@
-// Package resolve looks up the names that stand for nsqlookupds: host:port, or
-// an SRV name such as _lookupd._tcp.example.com.
+// Package resolve knows to which IP addresses the configured names lead.
 //
-// # Rules
+// It looks up host names, and SRV names with their targets, until it is told
+// to stop, and keeps what it learned. Its rules:
 //
-//   - Each address of a name is a lookupd of its own. [Lookup] returns IP address
-//     and port of each, sorted and each once.
-//   - A name without addresses is an error. So is one host behind an SRV name that
-//     can't be resolved: half of an answer would cost the other half its
-//     connection.
-//   - One name gets 5 s, the hosts behind it included.
+//   - Nobody waits for a slow name, nor a target of a SRV name for another one:
+//     an address counts from the moment it is learned.
+//   - A failure takes nothing away. Of an answer that comes with an error, the
+//     good part is used, and what is not in it stays.
+//   - DNS servers rotate and shorten their answers. So an address without a
+//     connection is dropped by the first good answer that lacks it, and one with
+//     a connection by the third in a row.
+//   - A name is looked up again after the interval; sooner while that could
+//     help. See the constants in name.go.
+//   - A name leads to at most 64 addresses, and a SRV name to as many targets.
+//     Those that are known come first, so that a long answer in changing order
+//     changes nothing.
 //
-// # Goroutines
+// # Concurrency
 //
-// The package starts none and keeps nothing. Everything may be called from any
-// goroutine. Lookup ends no sooner than its [Resolver].
+// Run starts a goroutine for each name (name.go). It alone looks the name up,
+// with one more goroutine for each target, and waits for these. Run returns
+// when all have ended; Set only asks the goroutine of a name to end. A Resolver
+// that goes on after its context has ended holds up its own name and Run, and
+// nobody else.
+//
+// The mutex of Names guards what is known. It is never held during a look-up or
+// a log call, and all methods may be called from any goroutine.
 //
 // # What it does not know
 //
-// When to look up, what was known before, and what is done with the addresses.
+// It doesn't know lookupds or their connections. Connected and Disconnected tell
+// it which addresses have one, and a receive from Changed says that Known has news.
 package resolve
