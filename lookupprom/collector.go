@@ -54,6 +54,11 @@ var (
 	failures      = counter("lookuploop_lookupd_failures_total", "Connections and attempts to connect to the nsqlookupd that ended with an error.", "lookupd")
 	commands      = counter("lookuploop_lookupd_commands_total", "Commands sent to the nsqlookupd, IDENTIFY and PING included.", "lookupd")
 
+	nameAddresses = gauge("lookuploop_name_addresses", "Addresses of nsqlookupds that the name leads to.", "name")
+	nameFailed    = gauge("lookuploop_name_lookup_failed", "1 if the last look-up of the name failed, wholly or in part.", "name")
+	nameLookedUp  = gauge("lookuploop_name_last_lookup_timestamp_seconds", "When the last look-up of the name ended; 0 means that none has.", "name")
+	nameNext      = gauge("lookuploop_name_next_lookup_timestamp_seconds", "When the name is looked up next; 0 means that a look-up is going on.", "name")
+
 	dirty         = gauge("lookuploop_metadata_dirty", "1 while something isn't in nsqd.dat yet.")
 	lastWrite     = gauge("lookuploop_metadata_last_write_timestamp_seconds", "When nsqd.dat was last written with success; 0 means not since the start.")
 	writes        = counter("lookuploop_metadata_writes_total", "Writes of nsqd.dat that succeeded.")
@@ -63,6 +68,7 @@ var (
 var all = []metric{
 	topics, channels,
 	state, stateSince, pending, refused, lastHeartbeat, roundTrip, connects, failures, commands,
+	nameAddresses, nameFailed, nameLookedUp, nameNext,
 	dirty, lastWrite, writes, writeFailures,
 }
 
@@ -98,6 +104,13 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		send(connects, float64(l.Connects), lookupd)
 		send(failures, float64(l.Failures), lookupd)
 		send(commands, float64(l.Commands), lookupd)
+	}
+	for _, n := range status.Names {
+		name := strings.ToValidUTF8(n.Name, "�")
+		send(nameAddresses, float64(len(n.Addresses)), name)
+		send(nameFailed, truth(n.Error != nil), name)
+		send(nameLookedUp, timestamp(n.LookedUp), name)
+		send(nameNext, timestamp(n.NextLookup), name)
 	}
 	if m := status.Metadata; m.Path != "" {
 		send(dirty, truth(m.Dirty))

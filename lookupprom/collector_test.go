@@ -40,6 +40,10 @@ func some() lookuploop.Status {
 			},
 			{Address: "b\xff.test:4160", Since: at(3000), Pending: 5, Failures: 8, NextAttempt: at(4000)},
 		},
+		Names: []lookuploop.NameStatus{
+			{Name: "a.test:4160", Addresses: []string{"10.0.0.1:4160", "10.0.0.2:4160"}, LookedUp: at(6000.5), NextLookup: at(6300)},
+			{Name: "b\xff.test:4160", Error: errors.New("evil")},
+		},
 		Metadata: lookuploop.MetadataStatus{Path: "/data/nsqd.dat", Dirty: true, LastWrite: at(5000), Writes: 9, Failures: 10},
 	}
 }
@@ -99,6 +103,22 @@ lookuploop_metadata_write_failures_total 10
 # HELP lookuploop_metadata_writes_total Writes of nsqd.dat that succeeded.
 # TYPE lookuploop_metadata_writes_total counter
 lookuploop_metadata_writes_total 9
+# HELP lookuploop_name_addresses Addresses of nsqlookupds that the name leads to.
+# TYPE lookuploop_name_addresses gauge
+lookuploop_name_addresses{name="a.test:4160"} 2
+lookuploop_name_addresses{name="b�.test:4160"} 0
+# HELP lookuploop_name_last_lookup_timestamp_seconds When the last look-up of the name ended; 0 means that none has.
+# TYPE lookuploop_name_last_lookup_timestamp_seconds gauge
+lookuploop_name_last_lookup_timestamp_seconds{name="a.test:4160"} 6000.5
+lookuploop_name_last_lookup_timestamp_seconds{name="b�.test:4160"} 0
+# HELP lookuploop_name_lookup_failed 1 if the last look-up of the name failed, wholly or in part.
+# TYPE lookuploop_name_lookup_failed gauge
+lookuploop_name_lookup_failed{name="a.test:4160"} 0
+lookuploop_name_lookup_failed{name="b�.test:4160"} 1
+# HELP lookuploop_name_next_lookup_timestamp_seconds When the name is looked up next; 0 means that a look-up is going on.
+# TYPE lookuploop_name_next_lookup_timestamp_seconds gauge
+lookuploop_name_next_lookup_timestamp_seconds{name="a.test:4160"} 6300
+lookuploop_name_next_lookup_timestamp_seconds{name="b�.test:4160"} 0
 # HELP lookuploop_topics Topics that the broker has.
 # TYPE lookuploop_topics gauge
 lookuploop_topics 2
@@ -133,9 +153,9 @@ func TestScrapesFollowTheLoop(t *testing.T) {
 		require.NoError(t, err)
 		return n
 	}
-	require.Equal(t, 2+11+10+4, count())
+	require.Equal(t, 2+11+10+2*4+4, count())
 	loop.status.Lookupds = loop.status.Lookupds[1:]
-	require.Equal(t, 2+10+4, count())
+	require.Equal(t, 2+10+2*4+4, count())
 	loop.status = lookuploop.Status{}
 	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP lookuploop_channels Channels that the broker has, in all topics together.

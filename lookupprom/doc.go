@@ -23,6 +23,13 @@
 //	lookuploop_lookupd_failures_total                    counter  connections and attempts that ended with an error
 //	lookuploop_lookupd_commands_total                    counter  commands sent, IDENTIFY and PING included
 //
+// Of each name that is looked up, with the label name, as it was configured:
+//
+//	lookuploop_name_addresses                      gauge  addresses of nsqlookupds that it leads to
+//	lookuploop_name_lookup_failed                  gauge  1 if the last look-up failed, wholly or in part
+//	lookuploop_name_last_lookup_timestamp_seconds  gauge  when the last look-up ended; 0: none has
+//	lookuploop_name_next_lookup_timestamp_seconds  gauge  when it is looked up next; 0: a look-up is going on
+//
 // Of nsqd.dat, if there is a DataPath:
 //
 //	lookuploop_metadata_dirty                         gauge    1 while something isn't on disk yet
@@ -42,5 +49,6 @@
 //	lookuploop_lookupd_state{state="connected"} == 0            one nsqlookupd doesn't know the broker
 //	lookuploop_lookupd_pending_changes > 0                      or doesn't know all of it
 //	lookuploop_lookupd_refused_names > 0
+//	lookuploop_name_addresses == 0                              a name leads nowhere
 //	lookuploop_metadata_dirty == 1                              a restart would lose topics
 package lookupprom

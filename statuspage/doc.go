@@ -24,7 +24,8 @@
 // # JSON
 //
 // Fields may be added; those that are there keep name and meaning. All are
-// always present, but for the two that answer to ?topic=. Times are RFC 3339
+// always present, but for the two that answer to ?topic=, and for names, which
+// are there with a ResolveInterval if there are any. Times are RFC 3339
 // in UTC, durations are in seconds, errors are texts, and null stands for what
 // has not happened, or is over. Texts of nsqlookupds are cut after 1024 characters.
 //
@@ -73,6 +74,13 @@
 //	      "hostname": "a",
 //	      "broadcast_address": "lookupd.example.com"
 //	    }
+//	  }],
+//	  "names": [{                                  that are looked up, in the order of the configured addresses
+//	    "name": "lookupd.example.com:4160",
+//	    "addresses": ["10.0.0.7:4160"],            lookupds that it leads to
+//	    "error": null,                             why the last look-up failed, wholly or in part
+//	    "looked_up": "2000-01-01T00:00:00Z",       when the last look-up ended
+//	    "next_lookup": "2000-01-01T00:05:00Z"      null while one is going on
 //	  }],
 //	  "metadata": {                                null without a DataPath
 //	    "path": "/var/lib/broker/nsqd.dat",

@@ -58,6 +58,15 @@ func testPageSaysHowThingsStand(t *testing.T) {
 				"Last error: dial: connection refused Not resolved: lookuploop: b.test: no such host Refused orders channel ship: E_BAD_CHANNEL is not valid",
 			"c.test:4160 disconnected for 0 s 0 connects, 0 failures, 0 commands 0 never – now",
 		}},
+		"names": {lookuploop.Status{Names: []lookuploop.NameStatus{
+			{Name: "lookupd.test:4160", Addresses: []string{"10.0.0.1:4160", "10.0.0.2:4160"}, LookedUp: now.Add(-time.Minute), NextLookup: now.Add(4 * time.Minute)},
+			{Name: "_lookupd._tcp.test", Addresses: []string{"10.0.0.7:4160"}, Error: errors.New("gone.test.: no such host"), LookedUp: now},
+			{Name: "new.test:4160"},
+		}}, "", []string{
+			"lookupd.test:4160 leads to 2 lookupds : 10.0.0.1:4160, 10.0.0.2:4160; looked up 1 min 0 s ago , again in 4 min 0 s .",
+			"_lookupd._tcp.test leads to 1 lookupd : 10.0.0.7:4160; looked up 0 s ago . Not resolved: gone.test.: no such host",
+			"new.test:4160 leads nowhere ; not looked up yet.",
+		}},
 		"on disk": {lookuploop.Status{Metadata: lookuploop.MetadataStatus{Path: "/data/nsqd.dat", LastWrite: now.Add(-3 * time.Hour), Writes: 2}}, "", []string{
 			"/data/nsqd.dat everything is on disk ; last written 3 h 0 min ago , 2 writes, 0 failures.",
 		}},
@@ -178,6 +187,7 @@ func TestTextsChangeNoTag(t *testing.T) {
 				LastError: errors.New(text()), ResolveError: errors.New(text()),
 				Refused: []*lookuploop.ResponseError{{Topic: text(), Channel: text(), Code: text(), Message: text()}},
 			}},
+			Names:    []lookuploop.NameStatus{{Name: text(), Addresses: []string{text(), text()}, Error: errors.New(text())}},
 			Metadata: lookuploop.MetadataStatus{Path: text(), LastError: errors.New(text())},
 		}, nil)
 		var page strings.Builder

@@ -18,6 +18,7 @@ type report struct {
 	Totals   totals          `json:"totals"`
 	Topic    *topicReport    `json:"topic,omitempty"`
 	Lookupds []lookupdReport `json:"lookupds"`
+	Names    []nameReport    `json:"names,omitempty"`
 	Metadata *metadataReport `json:"metadata"`
 }
 
@@ -76,6 +77,14 @@ type refusal struct {
 
 type peer = lookuploop.PeerInfo
 
+type nameReport struct {
+	Name       string     `json:"name"`
+	Addresses  []string   `json:"addresses"`
+	Error      *string    `json:"error"`
+	LookedUp   *time.Time `json:"looked_up"`
+	NextLookup *time.Time `json:"next_lookup"`
+}
+
 type metadataReport struct {
 	Path      string     `json:"path"`
 	Dirty     bool       `json:"dirty"`
@@ -105,6 +114,15 @@ func newReport(now time.Time, status lookuploop.Status, topic *topicReport) repo
 			l.narrow(topic)
 		}
 		r.Lookupds = append(r.Lookupds, l)
+	}
+	for _, s := range status.Names {
+		r.Names = append(r.Names, nameReport{
+			Name:       s.Name,
+			Addresses:  append([]string{}, s.Addresses...),
+			Error:      optionalError(s.Error),
+			LookedUp:   optionalTime(s.LookedUp),
+			NextLookup: optionalTime(s.NextLookup),
+		})
 	}
 	if m := status.Metadata; m.Path != "" {
 		r.Metadata = &metadataReport{

@@ -39,6 +39,7 @@ func TestJSONIsAsDocumented(t *testing.T) {
 					LastHeartbeat: begin, RTT: 1200 * time.Microsecond,
 					Connects: 1, Commands: 4,
 				}},
+				Names:    []lookuploop.NameStatus{{Name: "lookupd.example.com:4160", Addresses: []string{"10.0.0.7:4160"}, LookedUp: begin, NextLookup: begin.Add(5 * time.Minute)}},
 				Metadata: lookuploop.MetadataStatus{Path: "/var/lib/broker/nsqd.dat", LastWrite: begin, Writes: 1},
 			},
 			metadata: lookuploop.Metadata{Topics: []lookuploop.TopicMetadata{{Name: "orders", Channels: []lookuploop.ChannelMetadata{{Name: "ship"}, {Name: "mail"}}}}},
@@ -56,6 +57,7 @@ func TestJSONWithNothing(t *testing.T) {
 			get(t, loop, "*/*", "/?topic=").Body.String())
 
 		loop.status.Lookupds = []lookuploop.LookupdStatus{{Address: "a:1"}}
+		loop.status.Names = []lookuploop.NameStatus{{Name: "b:1"}}
 		loop.status.Metadata = lookuploop.MetadataStatus{Path: "p"}
 		var answer map[string]any
 		require.NoError(t, json.Unmarshal(get(t, loop, "*/*", "/").Body.Bytes(), &answer))
@@ -64,6 +66,7 @@ func TestJSONWithNothing(t *testing.T) {
 			"refused": []any{}, "last_error": nil, "resolve_error": nil, "next_attempt": nil, "last_heartbeat": nil,
 			"round_trip_seconds": nil, "connects": 0.0, "failures": 0.0, "commands": 0.0, "peer": nil,
 		}}, answer["lookupds"])
+		require.Equal(t, []any{map[string]any{"name": "b:1", "addresses": []any{}, "error": nil, "looked_up": nil, "next_lookup": nil}}, answer["names"])
 		require.Equal(t, map[string]any{"path": "p", "dirty": false, "last_write": nil, "last_error": nil, "writes": 0.0, "failures": 0.0}, answer["metadata"])
 	})
 }
@@ -75,6 +78,7 @@ func TestTimesAreUTCAndErrorsTexts(t *testing.T) {
 			Since: east, NextAttempt: east, LastHeartbeat: east,
 			LastError: errors.New("down"), ResolveError: errors.New("unknown"),
 		}},
+		Names:    []lookuploop.NameStatus{{Error: errors.New("unknown"), LookedUp: east, NextLookup: east}},
 		Metadata: lookuploop.MetadataStatus{Path: "p", Dirty: true, LastWrite: east, LastError: errors.New("full"), Failures: 2},
 	}, nil)
 	utc := east.UTC()
@@ -82,6 +86,8 @@ func TestTimesAreUTCAndErrorsTexts(t *testing.T) {
 	require.Equal(t, []time.Time{utc, utc, utc}, []time.Time{r.Lookupds[0].Since, *r.Lookupds[0].NextAttempt, *r.Lookupds[0].LastHeartbeat})
 	require.Equal(t, "down", *r.Lookupds[0].LastError)
 	require.Equal(t, "unknown", *r.Lookupds[0].ResolveError)
+	require.Equal(t, []time.Time{utc, utc}, []time.Time{*r.Names[0].LookedUp, *r.Names[0].NextLookup})
+	require.Equal(t, "unknown", *r.Names[0].Error)
 	require.Equal(t, metadataReport{Path: "p", Dirty: true, LastWrite: &utc, LastError: new("full"), Failures: 2}, *r.Metadata)
 }
 
