@@ -21,8 +21,8 @@
 // # Options
 //
 // Only the ports are required. LookupdTCPAddresses says whom to inform, and
-// with ResolveInterval and Resolver names among them are looked up again and
-// again. BroadcastAddress, BroadcastTCPPort, BroadcastHTTPPort, Hostname,
+// with ResolveInterval, ResolveNetwork and Resolver names among them are looked
+// up again and again. BroadcastAddress, BroadcastTCPPort, BroadcastHTTPPort, Hostname,
 // Version, TopologyZone and TopologyRegion are what the nsqlookupds, and from
 // them consumers and nsqadmin, learn of the broker. DataPath is where nsqd.dat
 // lies. HeartbeatInterval, DialTimeout, ResponseTimeout, MinBackoff,
@@ -94,7 +94,8 @@
 //
 // Run does no I/O. It has one goroutine for each nsqlookupd, which connects
 // and writes; that has one for each connection, which reads, and a third while
-// there is a probe; and with a
+// there is a probe; with a ResolveInterval there is one for each name, which looks
+// it up; and with a
 // DataPath there is one that writes nsqd.dat. Run returns when all of them
 // have. Options.OnStateChange is called from the goroutine of the nsqlookupd
 // it is about, with no lock held; it delays that one only, as do a Dial or a

@@ -11,20 +11,25 @@
 //   - A chunk of the log is read under one lock and becomes [Command] values,
 //     which nothing changes any more. They are written outside of the lock. No
 //     lock is held across I/O.
+//
 //   - REGISTER topic channel announces the topic too. If a live channel of a live
 //     topic follows in the same chunk, it goes at the topic's place and nothing at
 //     its own.
+//
 //   - A deleted topic's channels move before the topic, so that UNREGISTER topic
 //     never takes a channel along.
+//
 //   - To connect is one critical section, before the first REGISTER: the cursor
 //     goes to the beginning, deletions up to the log's end mean nothing to this
 //     connection, and later ones are kept until it has passed them, provided that
 //     it has read of the name before. So what is kept for a lookupd, however far
 //     it lags, is never more than what the broker had at one time.
+//
 //   - What sends nothing is acknowledged with the command before it, or at once if
 //     none is in flight. A chunk that says nothing is progress: the next one may
 //     say something. A lookupd that waits with nothing in flight is at the log's
 //     end.
+//
 //   - An ephemeral name that was deleted while a lookupd was away is unregistered
 //     when it is back, because it would keep the name for ever otherwise.
 //
