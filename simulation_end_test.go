@@ -13,6 +13,7 @@ import (
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
 	"github.com/lookuploop/lookuploop/internal/registry"
+	"github.com/lookuploop/lookuploop/internal/resolve"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -46,7 +47,11 @@ func (w *simWorld) settle() {
 // that in the worst case goes in 64 groups because it suspects a lost refusal.
 func (w *simWorld) bound() time.Duration {
 	s := w.history.setting
-	return 2*simTimeout + s.maxBackoff + (64+6)*2*s.latency + 2*time.Second
+	dns := time.Duration(0)
+	if s.resolve > 0 {
+		dns = resolve.Timeout + 2*time.Second // a look-up that still hangs, and a pause
+	}
+	return dns + 2*simTimeout + s.maxBackoff + (64+6)*2*s.latency + 2*time.Second
 }
 
 // converge waits until the lookupds know everything.
@@ -172,11 +177,16 @@ func (w *simWorld) checkNothingElse() {
 func (w *simWorld) checkStatus() {
 	status := w.loop.Status()
 	for i, s := range status.Lookupds {
-		if want := w.addresses()[i]; s.Address != want || s.State != Connected || s.Pending != 0 || s.LastError != nil || len(s.Refused) > 0 {
+		if want := w.servers[w.configured[i]].TCPAddress; s.Address != want || s.State != Connected || s.Pending != 0 || s.LastError != nil || len(s.Refused) > 0 {
 			w.failf("status of %s: %+v", want, s)
 		}
 	}
 	names := w.model.broker.names()
+	for _, n := range status.Names {
+		if len(n.Addresses) != 1 {
+			w.failf("status of %s: %+v", n.Name, n)
+		}
+	}
 	if len(status.Lookupds) != len(w.configured) || status.Topics+status.Channels != len(names) {
 		w.failf("status: %+v", status)
 	}
@@ -270,10 +280,14 @@ func (w *simWorld) checkWrites() {
 func (w simWrite) isFarewell() bool { return w.conn.closed.Sub(w.at) <= leaveTimeout }
 
 // isLeaving tells whether a write may be a farewell: it begins when the write
-// before it has ended, and both may take leaveTimeout.
+// before it has ended, and both may take leaveTimeout. New names are looked up first.
 func (w *simWorld) isLeaving(write simWrite) bool {
+	longest := 2 * leaveTimeout
+	if w.history.setting.resolve > 0 {
+		longest += resolve.Timeout
+	}
 	return slices.ContainsFunc(w.left[write.conn.address], func(left time.Time) bool {
-		return !write.at.Before(left) && write.at.Sub(left) <= 2*leaveTimeout
+		return !write.at.Before(left) && write.at.Sub(left) <= longest
 	})
 }
 

@@ -1,6 +1,7 @@
 package lookuploop
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -26,8 +27,9 @@ type simSetting struct {
 	bandwidth  int
 	maxBackoff time.Duration
 	resync     time.Duration
-	preload    int    // topics with a channel each that are there from the beginning
-	refused    string // after all other faults one lookupd still refuses this "topic" or "topic channel"
+	resolve    time.Duration // ResolveInterval; with 0 the Loop is given IP addresses, otherwise names
+	preload    int           // topics with a channel each that are there from the beginning
+	refused    string        // after all other faults one lookupd still refuses this "topic" or "topic channel"
 }
 
 // simStep is one thing that happens after a pause.
@@ -54,6 +56,7 @@ func drawHistory(seed uint64) *simHistory {
 			bandwidth:  pick(r, 0, 0, 0, 20_000),
 			maxBackoff: pick(r, time.Second, 5*time.Second, 15*time.Second),
 			resync:     pick(r, 0, 0, 7*time.Second),
+			resolve:    pick(r, 0, 0, 4*time.Second, 5*time.Minute),
 			preload:    pick(r, 0, 3, 30),
 			refused:    pick(r, "", "a", "b x"),
 		},
@@ -189,10 +192,13 @@ func (r simRandom) setMetadata() (string, func(*simWorld)) {
 
 // fault draws an order for lookupd i, for once or until it is lifted.
 func (r simRandom) fault(i int) (string, func(*simWorld)) {
-	if r.IntN(8) == 0 {
+	switch r.IntN(8) {
+	case 0:
 		return fmt.Sprintf("lookupd %d is partitioned", i), func(w *simWorld) {
 			w.addFault(w.network.Partition(w.servers[i].TCPAddress))
 		}
+	case 1:
+		return r.dnsFault(i)
 	}
 	name, order, isSlow := r.order()
 	if r.IntN(3) > 0 && !strings.HasPrefix(name, "Cut") {
@@ -204,6 +210,30 @@ func (r simRandom) fault(i int) (string, func(*simWorld)) {
 			w.slow[w.servers[i].TCPAddress] = true
 		}
 		w.addFault(w.servers[i].Do(order))
+	}
+}
+
+// dnsFault draws what is wrong with the name of lookupd i until it is lifted.
+func (r simRandom) dnsFault(i int) (string, func(*simWorld)) {
+	ip := simIP(i)
+	var what string
+	var lookUp func(context.Context) ([]string, error)
+	switch r.IntN(5) {
+	case 0:
+		what = "is not in DNS"
+	case 1:
+		what, lookUp = "has no addresses", func(context.Context) ([]string, error) { return nil, nil }
+	case 2:
+		what, lookUp = "is not answered for", hangs
+	case 3:
+		d := pick(r, time.Millisecond, time.Second, 4*time.Second)
+		what, lookUp = fmt.Sprintf("is answered for after %v", d), after(d, ip)
+	default:
+		what, lookUp = "is answered for with an error", func(context.Context) ([]string, error) { return []string{ip}, errNoSuchHost }
+	}
+	return fmt.Sprintf("the name of lookupd %d %s", i, what), func(w *simWorld) {
+		w.dns.does(simName(i), lookUp)
+		w.addFault(func() { w.dns.knows(simName(i), ip) })
 	}
 }
 

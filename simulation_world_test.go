@@ -33,6 +33,7 @@ type simWorld struct {
 	network *lookupdtest.Network
 	servers []*lookupdtest.Server
 	wire    *simWire
+	dns     *fakeResolver
 	model   *simModel
 
 	configured []int // which servers the Loop is told
@@ -55,6 +56,7 @@ func newSimWorld(h *simHistory) *simWorld {
 		history: h,
 		network: lookupdtest.NewNetwork(),
 		wire:    newSimWire(),
+		dns:     new(fakeResolver),
 		model:   newSimModel(),
 		slow:    make(map[string]bool),
 		left:    make(map[string][]time.Time),
@@ -64,7 +66,8 @@ func newSimWorld(h *simHistory) *simWorld {
 	w.network.SetBuffer(h.setting.buffer)
 	w.network.SetBandwidth(h.setting.bandwidth)
 	for i := range h.lookupds {
-		w.servers = append(w.servers, w.network.NewServer(fmt.Sprintf("lookupd%d.test:4160", i)))
+		w.servers = append(w.servers, w.network.NewServer(simIP(i)+":4160"))
+		w.dns.knows(simName(i), simIP(i))
 		w.configured = append(w.configured, i)
 	}
 	return w
@@ -109,6 +112,7 @@ func (w *simWorld) start() {
 	opts.DialTimeout, opts.ResponseTimeout = simTimeout, simTimeout
 	opts.MaxBackoff = w.history.setting.maxBackoff
 	opts.ResyncInterval = w.history.setting.resync
+	opts.ResolveInterval, opts.Resolver = w.history.setting.resolve, w.dns
 	opts.MaxResponseSize = simMaxResponse
 	opts.Dial = w.wire.watch(w.network.Dial)
 	opts.HTTPClient = w.network.Client()
@@ -153,9 +157,17 @@ func (w *simWorld) start() {
 	go func() { w.ended <- loop.Run(ctx) }()
 }
 
+// simIP and simName are where lookupd i is, and what it is called.
+func simIP(i int) string   { return fmt.Sprintf("10.0.0.%d", i+1) }
+func simName(i int) string { return fmt.Sprintf("lookupd%d.test", i) }
+
 func (w *simWorld) addresses() (addresses []string) {
 	for _, i := range w.configured {
-		addresses = append(addresses, w.servers[i].TCPAddress)
+		if w.history.setting.resolve > 0 {
+			addresses = append(addresses, simName(i)+":4160")
+		} else {
+			addresses = append(addresses, w.servers[i].TCPAddress)
+		}
 	}
 	return addresses
 }
