@@ -1,5 +1,105 @@
 package lookuploop
 
+import (
+	"context"
+	"net"
+	"net/netip"
+
+	"github.com/lookuploop/lookuploop/internal/resolve"
+)
+
+// Resolver looks names up; *net.Resolver is one. See Options.ResolveInterval.
+// What comes together with an error is used, too.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+	LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
+}
+
+// origin says which configured addresses led to a peer.
+type origin struct {
+	names        []string
+	resolveError error // why the last look-up of one of them failed
+	isUnresolved bool  // no look-up succeeded yet: the peer stands for the name and has nobody to talk to
+}
+
+// target is one lookupd to talk to, or a name that can't be resolved yet.
+type target struct {
+	key     string // the same for all spellings of the address
+	address string
+	origin
+}
+
+// targets are the lookupds that the configured addresses lead to, each once,
+// in their order. isFinal is false while a name has never been looked up to the
+// end. It is called with l.mu held.
+func (l *Loop) targets() (all []target, isFinal bool) {
+	all = make([]target, 0, len(l.configured))
+	places := make(map[string]int, len(l.configured)) // in all, by key
+	add := func(key, address, name string, known resolve.Known, isUnresolved bool) {
+		i, isThere := places[key]
+		if !isThere {
+			i = len(all)
+			places[key] = i
+			all = append(all, target{key: key, address: address, origin: origin{isUnresolved: isUnresolved}})
+		}
+		t := &all[i]
+		t.names = append(t.names, name)
+		if t.resolveError == nil {
+			t.resolveError = known.Err
+		}
+	}
+	isFinal = true
+	for _, a := range l.configured {
+		if l.opts.ResolveInterval == 0 || !a.IsName() {
+			add(a.Key, a.Text, a.Text, resolve.Known{}, false)
+			continue
+		}
+		known := l.names.Known(a)
+		if len(known.Addresses) == 0 {
+			add(a.Key, a.Text, a.Text, known, true)
+		}
+		for _, address := range known.Addresses {
+			add(address.String(), address.String(), a.Text, known, false)
+		}
+		isFinal = isFinal && !known.LookedUp.IsZero()
+	}
+	return all, isFinal
+}
+
+// namesStatus says of each configured name what is known of it.
+func (l *Loop) namesStatus() (all []NameStatus) {
+	if l.opts.ResolveInterval == 0 {
+		return nil
+	}
+	l.mu.Lock()
+	configured := l.configured
+	l.mu.Unlock()
+	for _, a := range configured {
+		if !a.IsName() {
+			continue
+		}
+		known := l.names.Known(a)
+		s := NameStatus{Name: a.Text, Error: known.Err, LookedUp: known.LookedUp, NextLookup: known.Next}
+		for _, address := range known.Addresses {
+			s.Addresses = append(s.Addresses, address.String())
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+type configuredAddressKey struct{}
+
+// ConfiguredAddress returns within Options.Dial which of the addresses in
+// Options.LookupdTCPAddresses led to the one that is to be dialed: the first of
+// those that are known to do so. With a ResolveInterval it has the host name that a
+// certificate is for, or is a SRV name, where Dial gets an IP address. With any
+// other context it returns the empty string.
+func ConfiguredAddress(ctx context.Context) string {
+	address, _ := ctx.Value(configuredAddressKey{}).(string)
+	return address
+}
+
 // SetLookupdTCPAddresses replaces the addresses of the nsqlookupds; none
 // means to leave discovery. It takes effect at once: Status and WaitRegistered
 // see the new ones, in this order, repetitions left out. An address that stays
@@ -58,6 +158,9 @@ func (l *Loop) setPeers() {
 			peers = append(peers, p)
 		default:
 			p.stop()
+			if !p.started.Load() {
+				l.reg.Remove(p.cursor)
+			}
 		}
 	}
 	l.peers.Store(&peers)

@@ -33,6 +33,7 @@ type lookupPeer struct {
 
 	wake         chan struct{} // capacity 1: readable when there may be something to say
 	changed      atomic.Bool   // the broker changed since the last connection
+	started      atomic.Bool   // run was started, which removes the cursor in the end
 	heartbeatDue atomic.Bool
 	stopping     context.Context // ends when the peer is to leave
 	stop         context.CancelFunc

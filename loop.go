@@ -214,6 +214,7 @@ func (l *Loop) serve(ctx context.Context, tasks *sync.WaitGroup) {
 				continue
 			}
 			if !before[p] {
+				p.started.Store(true)
 				tasks.Go(p.run)
 			}
 			started[p] = true
