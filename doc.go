@@ -107,8 +107,8 @@
 // # Errors
 //
 // Every error begins with "lookuploop: " and says what to mend. ErrClosed,
-// ErrInvalidName, ErrUnknown, ErrDataPathLocked, ErrCorruptMetadata and
-// ErrResponseTooLarge are for errors.Is. A *ResponseError, for errors.As, is
+// ErrInvalidName, ErrUnknown, ErrDataPathLocked, ErrCorruptMetadata,
+// ErrNotConnected and ErrResponseTooLarge are for errors.Is. A *ResponseError, for errors.As, is
 // what an nsqlookupd answered. Faults of the network are no errors of any
 // call: they are in Status and in the log, and the Loop deals with them.
 //

@@ -174,7 +174,7 @@ func TestRoomsImportNeitherTheRootNorEachOther(t *testing.T) {
 			}
 		}
 	}
-	require.Equal(t, map[string]bool{"nsqdat": true, "registry": true, "resolve": true, "wire": true}, rooms)
+	require.Equal(t, map[string]bool{"listing": true, "nsqdat": true, "registry": true, "resolve": true, "wire": true}, rooms)
 	require.Equal(t, rooms, imported, "a room that the root doesn't import is empty")
 }
 

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lookuploop/lookuploop/internal/listing"
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
 	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/internal/wire"
@@ -31,6 +32,9 @@ var (
 
 	// ErrCorruptMetadata: nsqd.dat can't be parsed. The file is left as it is.
 	ErrCorruptMetadata = errors.New("lookuploop: corrupt metadata")
+
+	// ErrNotConnected: no lookupd could be asked, as none is connected.
+	ErrNotConnected = errors.New("lookuploop: no lookupd is connected")
 
 	// ErrResponseTooLarge: an answer of nsqlookupd, by TCP or HTTP, exceeds
 	// Options.MaxResponseSize.
@@ -112,6 +116,7 @@ var internalErrors = []struct{ public, internal error }{
 	{ErrInvalidName, registry.ErrInvalidName},
 	{ErrUnknown, registry.ErrUnknown},
 	{ErrResponseTooLarge, wire.ErrTooLarge},
+	{ErrResponseTooLarge, listing.ErrTooLarge},
 	{ErrDataPathLocked, nsqdat.ErrLocked},
 	{ErrCorruptMetadata, nsqdat.ErrCorrupt},
 	{ErrClosed, nsqdat.ErrClosed},

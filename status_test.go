@@ -316,7 +316,7 @@ func TestRefusalIsFoundAsAResponseErrorAlone(t *testing.T) {
 }
 
 func TestSentinelsAreToldApart(t *testing.T) {
-	sentinels := []error{ErrClosed, ErrInvalidName, ErrUnknown, ErrDataPathLocked, ErrCorruptMetadata, ErrResponseTooLarge}
+	sentinels := []error{ErrClosed, ErrInvalidName, ErrUnknown, ErrDataPathLocked, ErrCorruptMetadata, ErrNotConnected, ErrResponseTooLarge}
 	for i, err := range sentinels {
 		require.True(t, strings.HasPrefix(err.Error(), "lookuploop: "), err)
 		for _, other := range sentinels[i+1:] {

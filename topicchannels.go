@@ -2,14 +2,11 @@ package lookuploop
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,8 +14,8 @@ import (
 
 	"github.com/nsqio/go-nsq"
 
+	"github.com/lookuploop/lookuploop/internal/listing"
 	"github.com/lookuploop/lookuploop/internal/registry"
-	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
 // newHTTPClient makes the default client for TopicChannels: nsqlookupds are
@@ -36,7 +33,7 @@ func newHTTPClient(timeout time.Duration, maxResponseSize int) *http.Client {
 // anywhere, so that a broker can create them before the topic's first message,
 // as nsqd does. It returns the union of the answers, sorted, without ephemeral
 // channels, plus the joined errors of those that failed: a part of the answers
-// comes with an error. Without a connected nsqlookupd there is only an error.
+// comes with an error. Without a connected nsqlookupd it is ErrNotConnected.
 //
 // An nsqlookupd is asked by HTTP at the broadcast address and port it gave; if
 // it gave no address, at the host of its TCP address. It takes no longer than
@@ -61,7 +58,7 @@ func (l *Loop) TopicChannels(ctx context.Context, topic string) ([]string, error
 		}
 	}
 	if len(asked) == 0 {
-		return nil, errors.New("lookuploop: channels of topic " + topic + ": no lookupd is connected")
+		return nil, fmt.Errorf("%w: no channels of topic %s", ErrNotConnected, topic)
 	}
 	union := make(map[string]bool)
 	var errs []error
@@ -85,46 +82,31 @@ func (s *peerState) mayAnswer() bool {
 
 // askChannels asks one lookupd.
 func (l *Loop) askChannels(ctx context.Context, address string, info PeerInfo, topic string) ([]string, error) {
-	fail := func(err error) ([]string, error) {
+	httpAddress, err := httpAddress(address, info)
+	if err != nil {
+		return nil, fmt.Errorf("lookuploop: %s: channels of topic %s: %w", address, topic, err)
+	}
+	client := l.listingClient()
+	channels, err := client.Channels(ctx, httpAddress, topic)
+	if err != nil {
 		return nil, fromNetwork(fmt.Errorf("lookuploop: %s: channels of topic %s: %w", address, topic, err))
 	}
+	return channels, nil
+}
+
+// listingClient asks lookupds by HTTP.
+func (l *Loop) listingClient() listing.Client {
+	return listing.Client{HTTP: l.opts.HTTPClient, MaxResponseSize: l.opts.MaxResponseSize}
+}
+
+// httpAddress returns where the lookupd at address answers HTTP.
+func httpAddress(address string, info PeerInfo) (string, error) {
 	host := info.BroadcastAddress
 	if host == "" {
 		host, _, _ = net.SplitHostPort(address)
 	}
 	if info.HTTPPort < 1 || info.HTTPPort > 65535 {
-		return fail(fmt.Errorf("it gave no usable HTTP port (%d) when it identified itself", info.HTTPPort))
+		return "", fmt.Errorf("it gave no usable HTTP port (%d) when it identified itself", info.HTTPPort)
 	}
-	u := url.URL{
-		Scheme:   "http",
-		Host:     net.JoinHostPort(host, strconv.Itoa(info.HTTPPort)),
-		Path:     "/channels",
-		RawQuery: url.Values{"topic": {topic}}.Encode(),
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return fail(err)
-	}
-	request.Header.Set("Accept", "application/vnd.nsq; version=1.0")
-	response, err := l.opts.HTTPClient.Do(request)
-	if err != nil {
-		return fail(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, int64(l.opts.MaxResponseSize)+1))
-	switch {
-	case err != nil:
-		return fail(err)
-	case len(body) > l.opts.MaxResponseSize:
-		return fail(fmt.Errorf("%w: MaxResponseSize is %d", ErrResponseTooLarge, l.opts.MaxResponseSize))
-	case response.StatusCode != http.StatusOK:
-		return fail(fmt.Errorf("HTTP status %s", response.Status))
-	}
-	var list struct {
-		Channels []string `json:"channels"`
-	}
-	if err := json.Unmarshal(body, &list); err != nil {
-		return fail(fmt.Errorf("answer %s: %w", wire.Quote(body), err))
-	}
-	return list.Channels, nil
+	return net.JoinHostPort(host, strconv.Itoa(info.HTTPPort)), nil
 }

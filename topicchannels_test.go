@@ -219,7 +219,8 @@ func TestLookupdsAreAskedUnlessTheyHang(t *testing.T) {
 
 func TestTopicChannelsWithNobodyToAsk(t *testing.T) {
 	names, err := newLoop(t, addresses("lookupd.test:4160")).TopicChannels(t.Context(), "orders")
-	require.EqualError(t, err, "lookuploop: channels of topic orders: no lookupd is connected")
+	require.ErrorIs(t, err, ErrNotConnected)
+	require.EqualError(t, err, "lookuploop: no lookupd is connected: no channels of topic orders")
 	require.Nil(t, names)
 }
 

@@ -1,0 +1,78 @@
+package listing
+
+import (
+	"encoding/json"
+	"slices"
+)
+
+// Kind is what is wrong.
+type Kind string
+
+const (
+	NotListed       Kind = "not listed"
+	Tombstoned      Kind = "tombstoned"
+	ListedTwice     Kind = "listed twice"
+	ListedElsewhere Kind = "listed elsewhere"
+	OtherVersion    Kind = "other version"
+	AddressShared   Kind = "address shared"
+	ChannelMissing  Kind = "channel missing"
+	Stale           Kind = "stale"
+	NotResolvable   Kind = "not resolvable"
+	NotReachable    Kind = "not reachable"
+	NamesDiffer     Kind = "names differ"
+)
+
+var advice = map[Kind]string{
+	NotListed:       "consumers that ask this lookupd don't find the broker: reconnect the broker to it, which announces everything again (the topic was deleted at the lookupd, say)",
+	Tombstoned:      "an administrator hid the topic there: wait until the tombstone ends (45 s by default), or delete and create the topic at the broker",
+	ListedTwice:     "an old connection of the broker is still listed: it goes once the lookupd's TCP notices, and is hidden after 300 s; if it stays, two brokers have the same address and host name",
+	ListedElsewhere: "consumers or nsqadmin are sent to another address than the broker's: correct its broadcast address and ports, and restart it",
+	OtherVersion:    "the lookupd still lists the connection of another version of the broker: reconnect the broker to it",
+	AddressShared:   "another broker announces the same address, or this one did under another host name: give each broker an address and port of its own",
+	ChannelMissing:  "brokers where the topic is created don't create the channel: reconnect the broker to the lookupd, which announces everything again",
+	Stale:           "consumers are sent to the broker for a topic that it doesn't have: reconnect the broker to the lookupd, which announces what it has",
+	NotResolvable:   "consumers like this machine can't resolve the broadcast address: set one that they can resolve, or correct DNS",
+	NotReachable:    "consumers like this machine can't dial the broadcast address: set the address and port at which they reach the broker, or open the firewall",
+	NamesDiffer:     "no broker that was asked has the topic and only some lookupds know it, so nsqadmin and topic patterns find it or not: delete it with nsqadmin if nobody needs it",
+}
+
+// Finding is one thing that is wrong.
+type Finding struct {
+	Kind    Kind
+	Lookupd string // where it was seen; empty when it concerns the broker alone
+	Broker  string // the broadcast address and TCP port; empty when it concerns a lookupd alone
+	Topic   string // empty when it concerns all topics
+	Channel string
+	Detail  string // what was seen instead
+}
+
+// Advice says what it means and what to do.
+func (f Finding) Advice() string { return advice[f.Kind] }
+
+// MarshalJSON adds the advice.
+func (f Finding) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Kind    Kind   `json:"kind"`
+		Lookupd string `json:"lookupd,omitempty"`
+		Broker  string `json:"broker,omitempty"`
+		Topic   string `json:"topic,omitempty"`
+		Channel string `json:"channel,omitempty"`
+		Detail  string `json:"detail,omitempty"`
+		Advice  string `json:"advice"`
+	}{f.Kind, f.Lookupd, f.Broker, f.Topic, f.Channel, f.Detail, f.Advice()})
+}
+
+// Confirm returns the findings of a second look that the first one had too: the
+// others were changes under way, which are over or have only begun. What was seen
+// may differ in its details, such as the port of a connection.
+func Confirm(first, second []Finding) []Finding {
+	seen := make(map[Finding]bool, len(first))
+	for _, f := range first {
+		f.Detail = ""
+		seen[f] = true
+	}
+	return slices.DeleteFunc(slices.Clone(second), func(f Finding) bool {
+		f.Detail = ""
+		return !seen[f]
+	})
+}
