@@ -21,7 +21,7 @@ func (c *Client) Broker(ctx context.Context, address string) (Broker, error) {
 	if b.BroadcastAddress == "" {
 		return Broker{}, errors.New("its /info has no broadcast_address, so it isn't a broker")
 	}
-	b.Producer.clean()
+	b.clean()
 	// /info has the ports that nsqd listens at. Since 1.2.1 it can announce others.
 	c.option(ctx, address, "broadcast_tcp_port", &b.TCPPort)
 	c.option(ctx, address, "broadcast_http_port", &b.HTTPPort)

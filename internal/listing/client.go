@@ -16,7 +16,7 @@ import (
 var ErrTooLarge = errors.New("answer too large")
 
 const (
-	maxText  = 255 // bytes that are kept of one text from the network
+	maxText  = 512 // bytes that are kept of one text from the network, be it an error's
 	manyMore = 16  // times as long as the answer about one topic may be the one about all
 )
 
@@ -41,6 +41,12 @@ func (e *statusError) Error() string {
 	return strings.TrimSpace("HTTP status " + e.status + " " + e.message)
 }
 
+// textError is an error whose text may have come from the network in part.
+type textError struct{ error }
+
+func (e textError) Error() string { return clean(e.error.Error()) }
+func (e textError) Unwrap() error { return e.error }
+
 // get asks for one path and decodes the answer, which may have limit bytes.
 func (c *Client) get(ctx context.Context, address, path string, query url.Values, limit int, answer any) error {
 	u := url.URL{Scheme: "http", Host: address, Path: path, RawQuery: query.Encode()}
@@ -51,13 +57,13 @@ func (c *Client) get(ctx context.Context, address, path string, query url.Values
 	request.Header.Set("Accept", "application/vnd.nsq; version=1.0")
 	response, err := c.HTTP.Do(request)
 	if err != nil {
-		return err
+		return textError{err}
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, int64(limit)+1))
 	switch {
 	case err != nil:
-		return err
+		return textError{err}
 	case len(body) > limit:
 		return fmt.Errorf("%w: more than %d bytes, MaxResponseSize is %d", ErrTooLarge, limit, c.MaxResponseSize)
 	case response.StatusCode != http.StatusOK:
@@ -66,7 +72,7 @@ func (c *Client) get(ctx context.Context, address, path string, query url.Values
 		return &statusError{clean(response.Status), clean(fault.Message)}
 	}
 	if err := json.Unmarshal(body, answer); err != nil {
-		return fmt.Errorf("answer %.64q: %w", body, err)
+		return textError{fmt.Errorf("answer %.64q: %w", body, err)}
 	}
 	return nil
 }

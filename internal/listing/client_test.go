@@ -38,6 +38,10 @@ func (h handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.Result(), nil
 }
 
+type failingTransport struct{ err error }
+
+func (f failingTransport) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
+
 // answer answers paths with bodies, others with 404.
 func answer(bodies map[string]string) *Client {
 	return handle(func(w http.ResponseWriter, r *http.Request) {
@@ -111,17 +115,22 @@ func TestAnswersAreBoundedAndHarmless(t *testing.T) {
 			require.Equal(t, name == "too large", errors.Is(err, ErrTooLarge))
 		})
 	}
-	fits := `{"topics":["` + strings.Repeat("é", 200) + "\x1b" + `\u001b","\u202eorders"]}`
+	fits := `{"topics":["` + strings.Repeat("é", 300) + "\x1b" + `\u001b","\u202eorders"]}`
 	fits = strings.ReplaceAll(fits, "\x1b", "")
 	topics, err := answer(map[string]string{"/topics": fits + strings.Repeat(" ", 16000-len(fits))}).Topics(t.Context(), "l:4161")
 	require.NoError(t, err)
-	require.Equal(t, []string{strings.Repeat("é", 127), "\ufffdorders"}, topics)
+	require.Equal(t, []string{strings.Repeat("é", 256), "\ufffdorders"}, topics)
 
 	_, err = handle(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusTeapot)
-		fmt.Fprint(w, `{"message":"\u001b[31m`+strings.Repeat("x", 300)+`"}`)
+		fmt.Fprint(w, `{"message":"\u001b[31m`+strings.Repeat("x", 600)+`"}`)
 	}).Version(t.Context(), "l:4161")
-	require.EqualError(t, err, "HTTP status 418 I'm a teapot \ufffd[31m"+strings.Repeat("x", 255-5))
+	require.EqualError(t, err, "HTTP status 418 I'm a teapot \ufffd[31m"+strings.Repeat("x", 512-5))
+
+	hostile := errors.New("\x1b" + strings.Repeat("x", 600))
+	_, err = (&Client{&http.Client{Transport: failingTransport{hostile}}, 1000}).Version(t.Context(), "l:4161")
+	require.ErrorIs(t, err, hostile)
+	require.Len(t, err.Error(), 512+2, "two more for what replaces one byte")
 
 	_, err = answer(nil).Version(t.Context(), "a b/c")
 	require.ErrorContains(t, err, "invalid")

@@ -79,7 +79,7 @@ func (c *Client) Nodes(ctx context.Context, lookupd string) ([]Node, error) {
 	}
 	nodes := []Node{}
 	for _, p := range answer.Producers {
-		p.Producer.clean()
+		p.clean()
 		n := Node{p.Producer, make(map[string]bool, len(p.Topics))}
 		for i, topic := range cleanAll(p.Topics) {
 			n.Topics[topic] = i < len(p.Tombstones) && p.Tombstones[i]
