@@ -3,6 +3,7 @@ package lookuploop
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"time"
 
@@ -21,7 +22,8 @@ type Loop struct {
 	reg  *registry.Registry
 	disk nsqdat.Disk // has DataPath; tests put theirs in before LoadMetadata
 
-	names *resolve.Names // those among the addresses; without a ResolveInterval it has none
+	names      *resolve.Names                                                       // those among the addresses; without a ResolveInterval it has none
+	dialBroker func(ctx context.Context, network, address string) (net.Conn, error) // as consumers do; tests put theirs in
 
 	notify         chan struct{} // capacity 1: readable after a change; Notify sends, Run receives
 	optionsChanged chan struct{} // capacity 1: readable after a swap of addresses
@@ -61,6 +63,7 @@ func New(opts Options) (*Loop, error) {
 		opts:           opts,
 		reg:            registry.New(),
 		disk:           nsqdat.OS{},
+		dialBroker:     new(net.Dialer).DialContext,
 		notify:         make(chan struct{}, 1),
 		optionsChanged: make(chan struct{}, 1),
 		ended:          make(chan struct{}),

@@ -18,13 +18,17 @@ import (
 	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
-// newHTTPClient makes the default client for TopicChannels: nsqlookupds are
+// newHTTPClient makes the default client: nsqlookupds are
 // asked directly, and what they answer is not followed elsewhere. Their headers
 // may be as long as the answer itself, but don't have to be shorter than usual.
 func newHTTPClient(timeout time.Duration, maxResponseSize int) *http.Client {
 	return &http.Client{
-		Timeout:       timeout,
-		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: int64(max(maxResponseSize, 4096))},
+		Timeout: timeout,
+		Transport: &http.Transport{
+			DialContext:            (&net.Dialer{Timeout: timeout}).DialContext, // a request that ends doesn't end the dial
+			DisableKeepAlives:      true,
+			MaxResponseHeaderBytes: int64(max(maxResponseSize, 4096)),
+		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

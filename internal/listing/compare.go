@@ -33,6 +33,39 @@ func Compare(b Broker, v View) []Finding {
 	return c.found
 }
 
+// CompareSteady is Compare for a broker that may have changed while the lookupd
+// was asked. before and after are what it had, channels by topic; about names that
+// are only in one of them nothing is found.
+func CompareSteady(p Producer, before, after map[string][]string, v View) []Finding {
+	b := Broker{Producer: p, Topics: maps.Clone(after)}
+	v.Topics = maps.Clone(v.Topics)
+	for topic := range v.Topics {
+		_, was := before[topic]
+		_, is := after[topic]
+		switch {
+		case was != is:
+			delete(v.Topics, topic)
+		case was:
+			b.Topics[topic] = common(before[topic], after[topic])
+		}
+	}
+	for topic := range before {
+		if _, is := after[topic]; !is {
+			b.Topics[topic] = nil // not stale: it was there a moment ago
+		}
+	}
+	return Compare(b, v)
+}
+
+// common returns the names of b that are in a, too.
+func common(a, b []string) []string {
+	in := make(map[string]bool, len(a))
+	for _, name := range a {
+		in[name] = true
+	}
+	return slices.DeleteFunc(slices.Clone(b), func(name string) bool { return !in[name] })
+}
+
 // comparison is one call of Compare.
 type comparison struct {
 	broker Broker
@@ -122,8 +155,12 @@ func (c *comparison) topic(topic string, channels []string) {
 	shown := c.view.Topics[topic]
 	switch {
 	case slices.ContainsFunc(shown.Producers, c.isOurs):
+		known := make(map[string]bool, len(shown.Channels))
+		for _, channel := range shown.Channels {
+			known[channel] = true
+		}
 		for _, channel := range channels {
-			if !slices.Contains(shown.Channels, channel) {
+			if !known[channel] {
 				c.add(ChannelMissing, topic, channel, "")
 			}
 		}
