@@ -14,9 +14,11 @@
 // everything. TopicChannels asks them which channels a new topic has
 // elsewhere, to create them before the first message.
 // SetLookupdTCPAddresses swaps addresses while the Loop runs, and Status
-// tells how things stand. To leave in good order, call
-// SetLookupdTCPAddresses(nil), let the clients finish, and end Run's context or
-// call Close, which a Loop that was never Run needs to unlock DataPath.
+// tells how things stand. Verify asks the lookupds what they show consumers,
+// which can differ: administrators delete and tombstone topics, for example.
+// To leave in good order, call SetLookupdTCPAddresses(nil), let the clients
+// finish, and end Run's context or call Close, which a Loop that was never Run
+// needs to unlock DataPath.
 //
 // # Options
 //
@@ -28,8 +30,8 @@
 // lies. HeartbeatInterval, DialTimeout, ResponseTimeout, MinBackoff,
 // MaxBackoff and ResyncInterval are the times of the conversation with an
 // nsqlookupd, and MaxResponseSize bounds what it may answer. Dial is the place
-// for TLS, HTTPClient that for TopicChannels. Logger and OnStateChange tell
-// what happens.
+// for TLS, HTTPClient that for TopicChannels and Verify. Logger and
+// OnStateChange tell what happens.
 //
 // # Guarantees
 //
@@ -108,9 +110,10 @@
 //
 // Every error begins with "lookuploop: " and says what to mend. ErrClosed,
 // ErrInvalidName, ErrUnknown, ErrDataPathLocked, ErrCorruptMetadata,
-// ErrNotConnected and ErrResponseTooLarge are for errors.Is. A *ResponseError, for errors.As, is
-// what an nsqlookupd answered. Faults of the network are no errors of any
-// call: they are in Status and in the log, and the Loop deals with them.
+// ErrNotConnected and ErrResponseTooLarge are for errors.Is. A *ResponseError,
+// for errors.As, is what an nsqlookupd answered. Faults of the network are no
+// errors of any call: they are in Status and in the log, and the Loop deals with
+// them.
 //
 // # Testing
 //

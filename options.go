@@ -124,7 +124,7 @@ type Options struct {
 	// 5 s. Default: net.Dialer's DialContext.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// HTTPClient is for TopicChannels. Default: a client that gives up after
+	// HTTPClient is for TopicChannels and Verify. Default: a client that gives up after
 	// ResponseTimeout, follows no redirects and uses no proxy.
 	HTTPClient *http.Client
 

@@ -18,9 +18,9 @@ import (
 	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
-// newHTTPClient makes the default client: nsqlookupds are
-// asked directly, and what they answer is not followed elsewhere. Their headers
-// may be as long as the answer itself, but don't have to be shorter than usual.
+// newHTTPClient makes the default client: nsqlookupds are asked directly, and
+// what they answer is not followed elsewhere. Their headers may be as long as the
+// answer itself, but don't have to be shorter than usual.
 func newHTTPClient(timeout time.Duration, maxResponseSize int) *http.Client {
 	return &http.Client{
 		Timeout: timeout,
