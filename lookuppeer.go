@@ -54,7 +54,7 @@ type lookupPeer struct {
 	connects      atomic.Uint64
 	failures      atomic.Uint64
 	commands      atomic.Uint64
-	probeError    atomic.Pointer[error] // why the last probe ended; nil if it had asked everything
+	probeError    atomic.Pointer[error] // why the probe doesn't get on; nil if it does, or isn't needed
 }
 
 func newLookupPeer(t target, opts *Options, reg *registry.Registry, names *resolve.Names) *lookupPeer {

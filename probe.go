@@ -3,6 +3,7 @@ package lookuploop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/atomic"
@@ -48,13 +49,16 @@ func (pr *probe) run() {
 	pauses := backoff{min: pr.peer.opts.MinBackoff, max: pr.peer.opts.MaxBackoff}
 	for pr.ctx.Err() == nil {
 		gotOn, err := pr.once()
-		pr.peer.probeError.Store(&err)
 		switch {
 		case err == nil:
+			pr.peer.probeError.Store(nil)
 			return
 		case gotOn:
 			pauses.reset()
 			continue
+		case pr.ctx.Err() == nil:
+			err = fmt.Errorf("lookuploop: %s: second connection, for names in doubt: %w", pr.peer.address, err)
+			pr.peer.probeError.Store(&err)
 		}
 		select {
 		case <-time.After(pauses.next()):

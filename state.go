@@ -90,6 +90,10 @@ func (p *lookupPeer) status() LookupdStatus {
 	s := p.state.Load()
 	from := p.origin.Load()
 	pending, refused := p.reg.View(p.cursor)
+	lastError := s.lastError
+	if err := p.probeError.Load(); lastError == nil && err != nil {
+		lastError = *err
+	}
 	var lastHeartbeat time.Time
 	if at := p.lastHeartbeat.Load(); at > 0 {
 		lastHeartbeat = time.Unix(0, at)
@@ -103,7 +107,7 @@ func (p *lookupPeer) status() LookupdStatus {
 		Info:          s.info,
 		Pending:       pending,
 		Refused:       responseErrors(refused),
-		LastError:     s.lastError,
+		LastError:     lastError,
 		LastHeartbeat: lastHeartbeat,
 		RTT:           p.rtt.Load(),
 		Connects:      p.connects.Load(),

@@ -78,7 +78,7 @@ func (r *Registry) Apply(changes []Change) (Effect, error) {
 
 // change runs f under the lock, unless the registry is closed.
 func (r *Registry) change(f func() error) (Effect, error) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return Effect{}, ErrClosed
@@ -90,7 +90,7 @@ func (r *Registry) change(f func() error) (Effect, error) {
 
 // Close lets nothing change any more.
 func (r *Registry) Close() {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	r.closed = true
 }

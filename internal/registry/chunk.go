@@ -5,7 +5,7 @@ package registry
 // is sent was true when it was read. A chunk that says nothing is progress too:
 // the next one may say something.
 func (r *Registry) Read(c *Cursor, limit int, out []Command) (_ []Command, progress bool) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	first := len(out)
 	out = r.readAside(c, limit, out)
@@ -165,7 +165,7 @@ func (c *Cursor) sayLate(a *aside) Command {
 // would keep the name otherwise. Channels go before topics, in two passes
 // over the log. It returns more false when all was said.
 func (r *Registry) Farewell(c *Cursor, out []Command) (_ []Command, more bool) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	if !c.connected || r.ephemerals == 0 && len(c.ghosts) == 0 {
 		return out, false

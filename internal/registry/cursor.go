@@ -58,7 +58,7 @@ type lateCommand struct {
 // NewCursor returns the cursor of a lookupd that never connected. Refused names
 // are tried again after retryDelay, which doubles up to MaxRetryDelay.
 func (r *Registry) NewCursor(retryDelay time.Duration) *Cursor {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	c := &Cursor{probe: probe{firstDelay: retryDelay}}
 	r.cursors = append(r.cursors, c)
@@ -67,7 +67,7 @@ func (r *Registry) NewCursor(retryDelay time.Duration) *Cursor {
 
 // Remove forgets a cursor that was released, for good.
 func (r *Registry) Remove(c *Cursor) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	r.cursors = slices.DeleteFunc(r.cursors, func(other *Cursor) bool { return other == c })
 }
@@ -75,7 +75,7 @@ func (r *Registry) Remove(c *Cursor) {
 // Attach puts the cursor of a lookupd that just identified itself to the
 // beginning of the log, and pins what gets deleted from now on.
 func (r *Registry) Attach(c *Cursor, now time.Time) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	c.connected = true
 	c.read, c.known, c.acked, c.skip, c.goal = 0, 0, 0, r.seq, r.seq
@@ -96,7 +96,7 @@ func (r *Registry) Attach(c *Cursor, now time.Time) {
 // same commands, lookupd refuses one of them, and TCP lost its answer: these
 // commands, and what comes after them, are in doubt.
 func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	if c.connected {
 		r.detach(c)
@@ -169,7 +169,7 @@ func (c *Cursor) passed() uint64 { return max(c.read, c.skip) }
 
 // Acknowledge notes the good answers to n commands, of which last was the last.
 func (r *Registry) Acknowledge(c *Cursor, n int, last Command) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	if !c.connected {
 		return
@@ -202,7 +202,7 @@ func (r *Registry) settle(c *Cursor) {
 // InSync tells whether lookupd has acknowledged all that there was when the
 // connection came up, but for what is in doubt.
 func (r *Registry) InSync(c *Cursor) bool {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	return c.connected && c.acked >= c.goal
 }
@@ -210,7 +210,7 @@ func (r *Registry) InSync(c *Cursor) bool {
 // Resync puts the cursor back to the beginning, provided it is at the end. The
 // deletions before it have been sent.
 func (r *Registry) Resync(c *Cursor) bool {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	if !c.connected || c.read != r.seq {
 		return false
@@ -225,7 +225,7 @@ func (r *Registry) Resync(c *Cursor) bool {
 // IsStuck tells whether the cursor waits although nothing is in flight and there
 // is more in the log. That must not be: see the rules in the package's comment.
 func (r *Registry) IsStuck(c *Cursor) bool {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	return c.connected && c.answered == c.sent && (c.read != r.seq || len(c.late)+len(c.ghosts) > 0)
 }
@@ -233,7 +233,7 @@ func (r *Registry) IsStuck(c *Cursor) bool {
 // View returns what a lookupd's status shows of its cursor: how many changes it
 // has not acknowledged, and why it refuses names, oldest first.
 func (r *Registry) View(c *Cursor) (pending int, refusals []error) {
-	r.mu.Lock()
+	r.lock()
 	pending = r.pending(c)
 	all := slices.Clone(c.refused)
 	r.mu.Unlock()

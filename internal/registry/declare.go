@@ -89,15 +89,15 @@ func (r *Registry) compare(d *declaration, items iter.Seq[Item]) {
 		}
 		chunk = chunk[:0]
 	}
-	r.mu.Unlock()
+	r.open()
 	for item := range items {
 		if chunk = append(chunk, item); len(chunk) == cap(chunk) {
-			r.mu.Lock()
+			r.shut()
 			mark()
-			r.mu.Unlock()
+			r.open()
 		}
 	}
-	r.mu.Lock()
+	r.shut()
 	mark()
 
 	var marker entry

@@ -42,7 +42,7 @@ type probe struct {
 // reason for the connection's end. All that lookupd hasn't acknowledged since it
 // connected is in doubt now.
 func (r *Registry) Refused(c *Cursor, cmd Command, wholeTopic bool, reason error, now time.Time) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	c.refuse(cmd, wholeTopic, reason, now)
 	c.doubt = c.doubt.with(span{c.acked, r.seq})
@@ -52,7 +52,7 @@ func (r *Registry) Refused(c *Cursor, cmd Command, wholeTopic bool, reason error
 
 // ProbeRefused notes that lookupd refused cmd on the probe.
 func (r *Registry) ProbeRefused(c *Cursor, cmd Command, wholeTopic bool, reason error, now time.Time) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	// A topic that the main connection has is only refused together with this channel.
 	topic := c.aside[cmd.topic()]
@@ -93,7 +93,7 @@ func (c *Cursor) retrySoon(now time.Time) {
 // connection; if not, when there will be, or zero. The main connection comes
 // first: nothing is asked before it is in sync.
 func (r *Registry) NeedsProbe(c *Cursor, now time.Time) (bool, time.Time) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	if !c.connected || c.acked < c.goal {
 		return false, time.Time{}
@@ -130,7 +130,7 @@ func (c *Cursor) isAsking() bool {
 // Probe appends what the probe is to ask next to out, limit commands at most. It
 // returns nothing while a group is under way.
 func (r *Registry) Probe(c *Cursor, now time.Time, limit int, out []Command) []Command {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	if c.within > 0 {
 		if len(c.asked) > 0 {
@@ -210,7 +210,7 @@ func (r *Registry) nextDoubt(c *Cursor) *aside {
 // ProbeAcknowledge notes the good answers to the next n commands of the probe.
 // These names are for the main connection now.
 func (r *Registry) ProbeAcknowledge(c *Cursor, n int) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	n = min(n, len(c.asked)) // what follows is the farewell
 	for _, a := range c.asked[:n] {
@@ -238,7 +238,7 @@ func (r *Registry) ProbeAcknowledge(c *Cursor, n int) {
 // again. When it broke without a word, it narrows down which name did that; once
 // it is certain, culprit is what lookupd closed at, for ProbeRefused.
 func (r *Registry) ProbeLost(c *Cursor, severed bool) (culprit *Command) {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	var back []*aside
 	for _, a := range c.asked {
@@ -268,7 +268,7 @@ func (r *Registry) ProbeLost(c *Cursor, severed bool) (culprit *Command) {
 // ProbeDone tells whether the probe has nothing to do any more: everything was
 // asked, and the main connection has what passed.
 func (r *Registry) ProbeDone(c *Cursor) bool {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	return !c.connected || !c.isAsking() && len(c.unresolved) == 0
 }
@@ -276,7 +276,7 @@ func (r *Registry) ProbeDone(c *Cursor) bool {
 // ProbeFarewell appends UNREGISTER for each ephemeral name that was registered
 // on the probe to out. If the main connection has it, it stays.
 func (r *Registry) ProbeFarewell(c *Cursor, out []Command) []Command {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	for _, wantChannel := range []bool{true, false} {
 		for _, e := range c.ephemerals {

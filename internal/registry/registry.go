@@ -3,6 +3,8 @@ package registry
 import (
 	"strings"
 	"sync"
+
+	"go.uber.org/atomic"
 )
 
 // Registry is what the broker has, as a compacted log.
@@ -10,6 +12,7 @@ import (
 // Everything here is guarded by mu, which is never held across I/O.
 type Registry struct {
 	mu      sync.Mutex
+	waiting atomic.Int32 // how many wait in lock
 	entries map[key]*entry
 	log     entry  // the log is a ring of entries and cursors' markers; log is where it begins and ends
 	size    int    // entries in the log

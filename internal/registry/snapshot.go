@@ -25,13 +25,39 @@ type Content struct {
 // others have the lock: that takes some 20 µs.
 const longHold = 256
 
+// lock locks mu. Walks, which lock it again and again, let those who wait here go
+// first: a sync.Mutex by itself would let them wait for up to 1 ms.
+func (r *Registry) lock() {
+	if r.mu.TryLock() {
+		return
+	}
+	r.waiting.Add(1)
+	r.mu.Lock()
+	r.waiting.Add(-1)
+}
+
 // letOthersIn gives the lock to whoever waits for it. It is called with mu held.
 func (r *Registry) letOthersIn() {
+	r.open()
+	r.shut()
+}
+
+// open unlocks mu in a walk, and shut locks it again.
+func (r *Registry) open() {
 	r.mu.Unlock()
 	if r.others != nil {
 		r.others()
 	}
+}
+
+func (r *Registry) shut() {
 	runtime.Gosched()
+	for range 1000 { // some 100 µs, while who waits is being woken up
+		if r.waiting.Load() == 0 {
+			break
+		}
+		runtime.Gosched()
+	}
 	r.mu.Lock()
 }
 
@@ -66,7 +92,7 @@ func (r *Registry) Snapshot(persistent bool) Content {
 func (r *Registry) beginSnapshot(s *snapshot) (version uint64) {
 	r.flip.Lock()
 	defer r.flip.Unlock()
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	s.end = r.seq
 	s.items = make([]snapshotItem, 0, r.topics+r.channels)

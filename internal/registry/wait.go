@@ -3,7 +3,7 @@ package registry
 // End is the place of the last change. A lookupd that has acknowledged it
 // knows all that the broker has.
 func (r *Registry) End() uint64 {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	return r.seq
 }
@@ -13,7 +13,7 @@ type Watch struct{ reg *Registry }
 
 // Watch begins to watch. The caller ends it with Stop.
 func (r *Registry) Watch() Watch {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	r.waiters++
 	return Watch{r}
@@ -22,21 +22,21 @@ func (r *Registry) Watch() Watch {
 // Changed returns a channel that is closed when what Standing tells may have
 // changed. Take it before you look.
 func (w Watch) Changed() <-chan struct{} {
-	w.reg.mu.Lock()
+	w.reg.lock()
 	defer w.reg.mu.Unlock()
 	return w.reg.changed
 }
 
 // Stop ends the watch.
 func (w Watch) Stop() {
-	w.reg.mu.Lock()
+	w.reg.lock()
 	defer w.reg.mu.Unlock()
 	w.reg.waiters--
 }
 
 // Wake lets all who watch look again.
 func (r *Registry) Wake() {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	r.signal()
 }
@@ -57,7 +57,7 @@ type Standing struct {
 
 // Standing tells how all of cursors stand at one instant.
 func (r *Registry) Standing(cursors []*Cursor, place uint64) []Standing {
-	r.mu.Lock()
+	r.lock()
 	defer r.mu.Unlock()
 	all := make([]Standing, len(cursors))
 	for i, c := range cursors {
