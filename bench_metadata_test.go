@@ -135,7 +135,7 @@ func BenchmarkLoadMetadata(b *testing.B) {
 	b.ReportMetric(ratio(ours, parse), "x-json")
 }
 
-// BenchmarkSnapshot measures how long the registry is locked to copy 100,000
+// BenchmarkSnapshot measures how long it takes to copy 100,000
 // registrations for nsqd.dat: 100,000 topics, or 50,000 topics of a channel.
 // x-copy is how many times as long it takes as to copy an equal Metadata.
 func BenchmarkSnapshot(b *testing.B) {

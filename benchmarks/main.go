@@ -35,7 +35,7 @@ const (
 // jobs are the calls of go test. Those that simulate are run once: their time
 // is virtual. What needs the library's internals is measured beside them.
 func jobs(count int) [][]string {
-	const here, disk = "./benchmarks", "."
+	const here, disk, registry = "./benchmarks", ".", "./internal/registry"
 	bench := func(dir, pattern, benchtime string, count int) []string {
 		return []string{dir, "-run=^$", "-bench=" + pattern, "-benchtime=" + benchtime, fmt.Sprint("-count=", count)}
 	}
@@ -43,6 +43,8 @@ func jobs(count int) [][]string {
 		bench(here, "^BenchmarkNotify$", "200ms", count),
 		bench(here, "^BenchmarkNotifyParallel$", "20x", count),
 		bench(here, "^BenchmarkNotifyDuringSync$", "1x", count),
+		bench(here, "^BenchmarkNotifyLatency$", "1x", min(count, 3)),
+		bench(registry, "^BenchmarkLongestHold$", "5x", min(count, 3)),
 		bench(here, "^Benchmark(Isolation|Visible)$", "5000x", count),
 		bench(here, "^BenchmarkMemory$", "1x", count),
 		bench(disk, "^BenchmarkBurst$", "1x", count),

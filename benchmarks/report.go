@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -28,6 +29,10 @@ func tables(r results) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %s CPUs (%s), %s/%s, %s. Each figure is the median, and in brackets the lowest and the highest, of all runs; **bold** is short of its target.\n",
 		r.about["date"], r.about["cpus"], r.about["cpu"], r.about["goos"], r.about["goarch"], r.about["go"])
+	fmt.Fprintf(&b, "\n### At one look\n\n")
+	shortTable(&b, r)
+	fmt.Fprintf(&b, "\n### How long Notify takes\n\n")
+	latencyTable(&b, r)
 	fmt.Fprintf(&b, "\n### Full sync\n\n")
 	syncTable(&b, r)
 	fmt.Fprintf(&b, "\n### Everything else\n\n")
@@ -86,21 +91,28 @@ func times(x float64) string {
 }
 
 func plain(x float64) string    { return fmt.Sprintf("%.3g", x) }
+func share(x float64) string    { return fmt.Sprintf("%.0f %%", 100*x) }
 func bytesOf(x float64) string  { return fmt.Sprintf("%.0f B", x) }
 func megabyte(x float64) string { return fmt.Sprintf("%.1f MB", x) }
 
+// duration shows two digits: more of them differ from run to run.
 func duration(ns float64) string {
-	switch {
-	case ns < 1e3:
-		return fmt.Sprintf("%.3g ns", ns)
-	case ns < 1e6:
-		return fmt.Sprintf("%.3g µs", ns/1e3)
-	case ns < 1e9:
-		return fmt.Sprintf("%.3g ms", ns/1e6)
-	case ns < 100e9:
-		return fmt.Sprintf("%.3g s", ns/1e9)
+	for _, u := range []struct {
+		unit string
+		ns   float64
+	}{{"ns", 1}, {"µs", 1e3}, {"ms", 1e6}, {"s", 1e9}} {
+		x := ns / u.ns
+		if rounded := roundTo2(x); rounded < 1000 || u.unit == "s" {
+			return strconv.FormatFloat(rounded, 'f', -1, 64) + " " + u.unit
+		}
 	}
-	return fmt.Sprintf("%.0f s", ns/1e9)
+	panic("unreachable")
+}
+
+// roundTo2 rounds to two digits.
+func roundTo2(x float64) float64 {
+	rounded, _ := strconv.ParseFloat(strconv.FormatFloat(x, 'g', 2, 64), 64) // the text of a number is one
+	return rounded
 }
 
 // syncCase is one line of the table of syncs.
@@ -141,12 +153,16 @@ func syncTable(b *strings.Builder, r results) {
 	for _, c := range syncCases(r) {
 		m := r.metrics[c.name()]
 		single := cell(m["single-ns/op"], duration)
+		ratio := cell(m["x-single"], times, c.single)
+		if ceiling := m["raw-single"]; len(ceiling) > 0 && !c.single.isMet(ceiling.median()) {
+			ratio = cell(m["x-single"], times) + ", as fast as it is itself"
+		}
 		if c.isReckoned(r) {
 			single = "≈ " + single
 		}
 		fmt.Fprintf(b, "| %s | %d | %d ms | %s | %s | %s | %s | %s | %s | %s |\n", c.lookupd, c.n, c.roundTrip,
 			cell(m["ns/op"], duration), cell(m["raw-ns/op"], duration), single,
-			cell(m["x-raw"], times, c.ratio), cell(m["x-single"], times, c.single), cell(m["raw-single"], times),
+			cell(m["x-raw"], times, c.ratio), ratio, cell(m["raw-single"], times),
 			cell(m["cpu-single"], times, atMost(0.5)))
 	}
 }
@@ -189,9 +205,9 @@ func targetTable(b *strings.Builder, r results) {
 		{"… bytes written, compared with the file's", "Burst/topics=20000", "x-size", times, []target{atMost(5)}},
 		{"LoadMetadata, 100,000 topics with a channel each", "LoadMetadata", "ns/op", duration, []target{atMost(1e9)}},
 		{"… compared with json.Unmarshal alone", "LoadMetadata", "x-json", times, []target{atMost(1.5)}},
-		{"registry locked for a snapshot of 100,000 topics", "Snapshot/topics", "ns/op", duration, []target{atMost(10e6)}},
+		{"a snapshot of 100,000 topics, in pieces", "Snapshot/topics", "ns/op", duration, nil},
 		{"… compared with a plain copy", "Snapshot/topics", "x-copy", times, nil},
-		{"… of 50,000 topics with a channel each", "Snapshot/channels", "ns/op", duration, []target{atMost(10e6)}},
+		{"… of 50,000 topics with a channel each", "Snapshot/channels", "ns/op", duration, nil},
 		{"… compared with a plain copy", "Snapshot/channels", "x-copy", times, nil},
 	} {
 		shown := ""
