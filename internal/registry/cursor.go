@@ -130,8 +130,20 @@ func (r *Registry) detach(c *Cursor) {
 	c.connected = false
 	c.marker.unlink()
 	r.connected = slices.DeleteFunc(r.connected, func(other *Cursor) bool { return other == c })
-	for e := r.tombstones.last(); e != nil && e.seq > c.read; {
-		older := r.tombstones.before(e)
+
+	// The deletions that it didn't hear of may concern nobody else.
+	var marker entry
+	n := 0
+	for r.tombstones.push(&marker); ; {
+		e := marker.prevInRing
+		r.tombstones.remove(&marker)
+		if e == &r.tombstones.root || !e.isMarker() && e.seq <= c.read {
+			return
+		}
+		r.tombstones.pushBefore(e, &marker)
+		if e.isMarker() {
+			continue
+		}
 		if e.birth <= c.told {
 			c.addGhost(e)
 		}
@@ -139,7 +151,9 @@ func (r *Registry) detach(c *Cursor) {
 			r.tombstones.remove(e)
 			r.drop(e)
 		}
-		e = older
+		if n++; n%r.hold == 0 {
+			r.letOthersIn()
+		}
 	}
 }
 

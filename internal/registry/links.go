@@ -34,7 +34,8 @@ func (e *entry) removeChannel(c *entry) {
 	c.prevChannel, c.nextChannel = nil, nil
 }
 
-// ring holds deleted entries, the oldest first. An entry is in one ring at most.
+// ring holds deleted entries, the oldest first, and markers of walks over it. An
+// entry is in one ring at most.
 type ring struct {
 	root entry
 	n    int
@@ -44,37 +45,30 @@ func (r *ring) init() { r.root.prevInRing, r.root.nextInRing = &r.root, &r.root 
 
 // first returns the oldest entry, or nil.
 func (r *ring) first() *entry {
-	if r.n == 0 {
-		return nil
+	e := r.root.nextInRing
+	for e.isMarker() {
+		if e == &r.root {
+			return nil
+		}
+		e = e.nextInRing
 	}
-	return r.root.nextInRing
+	return e
 }
 
-// last returns the newest entry, or nil.
-func (r *ring) last() *entry {
-	if r.n == 0 {
-		return nil
-	}
-	return r.root.prevInRing
-}
+func (r *ring) push(e *entry) { r.pushBefore(&r.root, e) }
 
-// before returns the entry that is older than e, or nil.
-func (r *ring) before(e *entry) *entry {
-	if e.prevInRing == &r.root {
-		return nil
+func (r *ring) pushBefore(next, e *entry) {
+	e.prevInRing, e.nextInRing = next.prevInRing, next
+	e.prevInRing.nextInRing, next.prevInRing = e, e
+	if !e.isMarker() {
+		r.n++
 	}
-	return e.prevInRing
-}
-
-func (r *ring) push(e *entry) {
-	last := r.root.prevInRing
-	last.nextInRing, e.prevInRing = e, last
-	e.nextInRing, r.root.prevInRing = &r.root, e
-	r.n++
 }
 
 func (r *ring) remove(e *entry) {
 	e.prevInRing.nextInRing, e.nextInRing.prevInRing = e.nextInRing, e.prevInRing
 	e.prevInRing, e.nextInRing = nil, nil
-	r.n--
+	if !e.isMarker() {
+		r.n--
+	}
 }
