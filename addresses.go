@@ -2,8 +2,11 @@ package lookuploop
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/lookuploop/lookuploop/internal/resolve"
 )
@@ -101,7 +104,7 @@ func ConfiguredAddress(ctx context.Context) string {
 }
 
 // SetLookupdTCPAddresses replaces the addresses of the nsqlookupds; none
-// means to leave discovery. It takes effect at once: Status and WaitRegistered
+// means to leave discovery, see Drain. It takes effect at once: Status and WaitRegistered
 // see the new ones, in this order, repetitions left out. An address that stays
 // keeps its connection. From one that goes, what is ephemeral is unregistered
 // and the connection closed, upon which it forgets the rest.
@@ -131,6 +134,58 @@ func (l *Loop) SetLookupdTCPAddresses(addrs []string) error {
 	return nil
 }
 
+// Drain leaves discovery, so that no more consumers come, and returns once every
+// lookupd was left: what is ephemeral is unregistered and the connections are
+// closed. That takes at most 1 s as long as Dial and OnStateChange don't hold it
+// up. Everything else goes on. Notify and nsqd.dat work as before, consumers that
+// are connected can finish, and SetLookupdTCPAddresses brings the broker back.
+//
+// When ctx ends before, the error wraps ctx.Err() and names the lookupds that
+// have not been left yet; they will be nevertheless. Drain may be called from any
+// goroutine but that of OnStateChange, more than once, and before Run. Once Run's
+// context has ended it returns ErrClosed.
+func (l *Loop) Drain(ctx context.Context) error {
+	ended := ctx.Done() // a nil context panics here
+	if err := l.SetLookupdTCPAddresses(nil); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	leaving := slices.Clone(l.leaving)
+	l.mu.Unlock()
+	for _, p := range leaving {
+		select {
+		case <-p.left:
+		case <-ended:
+			if still := stillLeaving(leaving); len(still) > 0 {
+				return fmt.Errorf("lookuploop: not left yet: %s: %w", strings.Join(still, ", "), ctx.Err())
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// stillLeaving returns the addresses of those that have not left their lookupd yet.
+func stillLeaving(peers []*lookupPeer) (addresses []string) {
+	for _, p := range peers {
+		if !p.hasLeft() {
+			addresses = append(addresses, p.address)
+		}
+	}
+	return addresses
+}
+
+// release stops a peer whose address went. It is called with mu held.
+func (l *Loop) release(p *lookupPeer) {
+	p.stop()
+	l.leaving = slices.DeleteFunc(l.leaving, (*lookupPeer).hasLeft)
+	if p.started.Load() { // if run is only about to begin, it sees that it was stopped
+		l.leaving = append(l.leaving, p)
+	} else {
+		l.reg.Remove(p.cursor)
+	}
+}
+
 // setPeers makes peers for new targets, which Run starts, and stops those that
 // are none any more. It is called with mu held, or by New.
 func (l *Loop) setPeers() {
@@ -157,10 +212,7 @@ func (l *Loop) setPeers() {
 		case !isFinal && p.state.Load().state == Connected:
 			peers = append(peers, p)
 		default:
-			p.stop()
-			if !p.started.Load() {
-				l.reg.Remove(p.cursor)
-			}
+			l.release(p)
 		}
 	}
 	l.peers.Store(&peers)

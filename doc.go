@@ -16,7 +16,7 @@
 // SetLookupdTCPAddresses swaps addresses while the Loop runs, and Status
 // tells how things stand. Verify asks the lookupds what they show consumers,
 // which can differ: administrators delete and tombstone topics, for example.
-// To leave in good order, call SetLookupdTCPAddresses(nil), let the clients
+// To leave in good order, call Drain, let the clients
 // finish, and end Run's context or call Close, which a Loop that was never Run
 // needs to unlock DataPath.
 //

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/lookuploop/lookuploop"
@@ -92,6 +94,40 @@ func ExampleNew() {
 	// lookuploop: lookupd address "lookupd.example.com": write host:port, with a port of 1..65535
 	// lookuploop: BroadcastHTTPPort 0: set it to 1..65535 (nsqlookupd refuses 0; without HTTP name the TCP port)
 	// lookuploop: MinBackoff 1m0s is above MaxBackoff 1s
+}
+
+// The life of a broker: it runs until a signal comes, and ends in order.
+func ExampleLoop_Run() {
+	lookupd := lookupdtest.NewServer()
+	defer lookupd.Close()
+	loop, err := lookuploop.New(brokerOptions(lookupd))
+	if err != nil {
+		panic(err)
+	}
+	signaled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	// The Loop must outlive the signal: it has work to do while the broker ends.
+	ended := make(chan error)
+	go func() { ended <- loop.Run(context.Background()) }()
+	fmt.Println(loop.Notify(lookuploop.TopicCreated("orders")), loop.WaitRegistered(signaled, 0))
+
+	stop() // here instead of a signal
+	<-signaled.Done()
+
+	// 1. No new consumers: the lookupds forget the broker.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	fmt.Println(loop.Drain(ctx))
+	// 2. Let the clients that are connected finish. What changes is still taken.
+	fmt.Println(loop.Notify(lookuploop.ChannelCreated("orders", "late")))
+	// 3. End Run: with a DataPath, all of it is on disk now.
+	fmt.Println(loop.Close(), <-ended)
+	// Output:
+	// <nil> <nil>
+	// <nil>
+	// <nil>
+	// <nil> <nil>
 }
 
 func ExampleLoop_Notify() {
@@ -239,15 +275,31 @@ func ExampleLoop_SetLookupdTCPAddresses() {
 	fmt.Println(loop.SetLookupdTCPAddresses([]string{two.TCPAddress}), loop.WaitRegistered(context.Background(), 0))
 	fmt.Println(two.Producers("orders", ""))
 
-	fmt.Println(loop.SetLookupdTCPAddresses(nil)) // leaves discovery; clients that are here can finish
-	isLeft := func() bool { return len(two.Producers("orders", "")) == 0 }
-	fmt.Println(two.Wait(context.Background(), isLeft))
 	// Output:
 	// <nil>
 	// <nil> <nil>
 	// [broker.example.com:4150]
+}
+
+func ExampleLoop_Drain() {
+	lookupd := lookupdtest.NewServer()
+	defer lookupd.Close()
+	loop, stop := start(brokerOptions(lookupd))
+	defer stop()
+	fmt.Println(loop.Notify(lookuploop.TopicCreated("orders")), loop.WaitRegistered(context.Background(), 0))
+
+	fmt.Println(loop.Drain(context.Background())) // no new consumers come; those that are here can finish
+	isGone := func() bool { return len(lookupd.Producers("orders", "")) == 0 }
+	fmt.Println(lookupd.Wait(context.Background(), isGone))
+
+	fmt.Println(loop.SetLookupdTCPAddresses([]string{lookupd.TCPAddress})) // back again
+	fmt.Println(loop.WaitRegistered(context.Background(), 0), lookupd.Producers("orders", ""))
+	// Output:
+	// <nil> <nil>
 	// <nil>
 	// <nil>
+	// <nil>
+	// <nil> [broker.example.com:4150]
 }
 
 func ExampleLoop_TopicChannels() {

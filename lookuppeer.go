@@ -37,6 +37,7 @@ type lookupPeer struct {
 	heartbeatDue atomic.Bool
 	stopping     context.Context // ends when the peer is to leave
 	stop         context.CancelFunc
+	left         chan struct{} // closed when run has returned
 
 	backoff    backoff
 	isUnwanted bool                         // lookupd refused the last IDENTIFY
@@ -66,6 +67,7 @@ func newLookupPeer(t target, opts *Options, reg *registry.Registry, names *resol
 		names:   names,
 		cursor:  reg.NewCursor(opts.MaxBackoff),
 		wake:    make(chan struct{}, 1),
+		left:    make(chan struct{}),
 		backoff: backoff{min: opts.MinBackoff, max: opts.MaxBackoff},
 	}
 	p.stopping, p.stop = context.WithCancel(context.Background())
@@ -89,6 +91,7 @@ func (p *lookupPeer) heartbeat() {
 // run connects, talks and connects again until stop is called. When it
 // returns, the last connection is closed and its reader has ended.
 func (p *lookupPeer) run() {
+	defer close(p.left)
 	defer p.reg.Remove(p.cursor)
 	for p.stopping.Err() == nil {
 		p.syncedAt = time.Time{}
@@ -99,6 +102,16 @@ func (p *lookupPeer) run() {
 			err = p.serve(c, info)
 		}
 		p.pause(started, p.disconnected(err))
+	}
+}
+
+// hasLeft tells whether run has returned.
+func (p *lookupPeer) hasLeft() bool {
+	select {
+	case <-p.left:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -142,6 +143,7 @@ func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
 		for how, leave := range map[string]func(*scene) error{
 			"end of Run":      func(s *scene) error { return s.end() },
 			"removed address": func(s *scene) error { return s.loop.SetLookupdTCPAddresses(nil) },
+			"Drain":           func(s *scene) error { return s.loop.Drain(s.t.Context()) },
 		} {
 			t.Run(name+" "+how, func(t *testing.T) {
 				inBubble(t, func(t *testing.T) {
@@ -179,8 +181,9 @@ func TestDrainLeavesDiscoveryUntilAddressesAreSetAgain(t *testing.T) {
 		s.run()
 		s.registered()
 
-		require.NoError(t, s.loop.SetLookupdTCPAddresses(nil))
-		s.eventually(lookupd, func() bool { return lookupd.Connections() == 0 })
+		require.NoError(t, s.loop.Drain(t.Context()))
+		synctest.Wait() // lookupd sees the end of the connection
+		require.Zero(t, lookupd.Connections())
 		require.Empty(t, lookupd.Producers("orders", ""), "gone with the connection")
 		require.Equal(t, []string{"mail"}, lookupd.Channels("orders"), "what is ephemeral was unregistered, name and all")
 		require.Empty(t, s.loop.Status().Lookupds)
@@ -191,6 +194,61 @@ func TestDrainLeavesDiscoveryUntilAddressesAreSetAgain(t *testing.T) {
 		for topic, channel := range map[string]string{"orders": "tail#ephemeral", "meanwhile": ""} {
 			require.Equal(t, []string{"broker.test:4150"}, lookupd.Producers(topic, channel))
 		}
+	})
+}
+
+// Drain waits for each lookupd that is being left, also those of earlier calls
+// and swaps, and says which are not left yet when its context ends.
+func TestDrainWaitsUntilEveryLookupdWasLeft(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var log logBuffer
+		var watch dialWatch
+		s := newScene(t, 3, watch.watch, log.watch)
+		s.notify(TopicCreated("orders#ephemeral"))
+		s.run()
+		s.registered()
+		s.lookupds[1].Do(lookupdtest.Hang())
+		s.lookupds[2].Do(lookupdtest.Delay(300 * time.Millisecond))
+		began := time.Now()
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{"lookupd1.test:4160", "lookupd2.test:4160"}))
+
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		err := s.loop.Drain(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.EqualError(t, err, "lookuploop: not left yet: lookupd2.test:4160: context deadline exceeded")
+		require.Equal(t, 500*time.Millisecond, time.Since(began))
+		require.Equal(t, 1, watch.opened())
+
+		require.NoError(t, s.loop.Drain(t.Context()))
+		require.Equal(t, leaveTimeout, time.Since(began))
+		require.Zero(t, watch.opened())
+		require.NoError(t, s.loop.Drain(ctx), "there is nothing to wait for")
+		for _, lookupd := range s.lookupds {
+			require.Equal(t, 1, strings.Count(log.String(), `level=INFO msg="lookupd left" address=`+lookupd.TCPAddress+"\n"))
+		}
+
+		s.notify(TopicCreated("meanwhile"))
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{"lookupd1.test:4160"}))
+		s.registered()
+		require.Equal(t, []string{"broker.test:4150"}, s.lookupds[0].Producers("meanwhile", ""))
+		require.NoError(t, s.end())
+		require.ErrorIs(t, s.loop.Drain(t.Context()), ErrClosed)
+	})
+}
+
+// A lookupd that is not connected needs no farewell.
+func TestDrainOfLookupdsThatAreNotConnected(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		require.NoError(t, s.loop.Drain(t.Context()), "before Run")
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{"lookupd1.test:4160"}))
+		s.lookupds[0].Do(lookupdtest.Refuse())
+		s.run()
+		time.Sleep(time.Minute)
+		began := time.Now()
+		require.NoError(t, s.loop.Drain(t.Context()))
+		require.Equal(t, began, time.Now())
 	})
 }
 

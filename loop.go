@@ -32,6 +32,7 @@ type Loop struct {
 	phase      phase
 	endRun     context.CancelFunc            // set when running
 	configured []resolve.Address             // each once
+	leaving    []*lookupPeer                 // whose addresses went, and that may still be connected
 	peers      atomic.Pointer[[]*lookupPeer] // in the order of the addresses; the slice is replaced, never changed
 
 	loads   sync.WaitGroup // LoadMetadata, while it is running
@@ -106,8 +107,8 @@ func (l *Loop) hasEnded() bool {
 // Notify accepted is on disk, also when ctx had ended before. Called again while
 // it runs it returns an error; after it ended, or after Close, ErrClosed.
 //
-// The orderly end of a broker: SetLookupdTCPAddresses(nil), so that no
-// consumer comes any more; let the clients finish; end ctx.
+// The orderly end of a broker: call Drain, so that no consumer comes any more;
+// let the clients finish; end ctx.
 func (l *Loop) Run(ctx context.Context) error {
 	ctx, err := l.start(ctx)
 	if err != nil {

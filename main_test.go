@@ -1,6 +1,7 @@
 package lookuploop
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -240,6 +241,30 @@ func (w *dialWatch) written() int {
 	defer w.mu.Unlock()
 	defer func() { w.writes = 0 }()
 	return w.writes
+}
+
+// logBuffer is a log that can be read while it is written.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// watch is an edit for newScene and newLoop: it makes the buffer the log, which
+// has all levels.
+func (l *logBuffer) watch(o *Options) {
+	o.Logger = slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 type watchedConn struct {

@@ -136,7 +136,7 @@ type Options struct {
 	// OnStateChange is called after each transition of a connection, from the
 	// goroutine of that nsqlookupd, with no lock held. While it runs, nothing
 	// is sent to that nsqlookupd, and Run doesn't return. If it panics, the
-	// program ends. It may call every method but WaitRegistered, Run and Close.
+	// program ends. It may call every method but WaitRegistered, Drain, Run and Close.
 	// Default: none.
 	OnStateChange func(LookupdStatus)
 }

@@ -134,7 +134,11 @@ const wakePause = time.Second
 // attempt, and returns how long to wait before the next.
 func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 	if p.stopping.Err() != nil {
+		wasConnected := p.state.Load().state == Connected
 		p.transition(lost, peerState{})
+		if wasConnected {
+			p.opts.Logger.Info("lookupd left", "address", p.address)
+		}
 		return 0
 	}
 	p.failures.Inc()

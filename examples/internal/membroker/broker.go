@@ -161,7 +161,11 @@ func (b *Broker) serve(ctx context.Context) error {
 	case err = <-failed:
 	}
 
-	err = errors.Join(err, b.loop.SetLookupdTCPAddresses(nil))
+	leave, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	if err := b.loop.Drain(leave); err != nil {
+		b.opts.Logger.Warn("consumers may still be sent here", "error", err)
+	}
 	b.stopAccepting()
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()

@@ -32,6 +32,7 @@ const (
 	handshakeTimeout = 5 * time.Second // from connecting to the protocol's magic (nsqd: for ever)
 	lingerTimeout    = time.Second     // how long a refused client may take to read why
 	lookupTimeout    = time.Second     // how long a new topic waits for its channels from the lookupds
+	leaveTimeout     = time.Second / 2 // how long Run's end waits for the lookupds to forget the broker
 	drainTimeout     = time.Second     // how long Run's end waits for consumers to finish
 	scanInterval     = 50 * time.Millisecond
 )
