@@ -10,15 +10,15 @@
 // the lock that guards the change. A broker that would rather reconcile than
 // notify declares all it has with SetMetadata, as often as it likes.
 //
-// WaitRegistered is a readiness gate: it returns once the lookupds know
-// everything. TopicChannels asks them which channels a new topic has
-// elsewhere, to create them before the first message.
-// SetLookupdTCPAddresses swaps addresses while the Loop runs, and Status
-// tells how things stand. Verify asks the lookupds what they show consumers,
-// which can differ: administrators delete and tombstone topics, for example.
-// To leave in good order, call Drain, let the clients
-// finish, and end Run's context or call Close, which a Loop that was never Run
-// needs to unlock DataPath.
+// WaitRegistered returns once the lookupds know everything; Registered tells at
+// once whether they do, for readiness probes. TopicChannels asks them which
+// channels a new topic has elsewhere, to create them before the first message.
+// SetLookupdTCPAddresses swaps addresses while the Loop runs, and Status tells how
+// things stand. Verify asks the lookupds what they show consumers, which can
+// differ: administrators delete and tombstone topics, for example.
+//
+// To leave in good order, call Drain, let the clients finish, and end Run's
+// context or call Close, which a Loop that was never Run needs to unlock DataPath.
 //
 // # Options
 //
@@ -109,11 +109,11 @@
 // # Errors
 //
 // Every error begins with "lookuploop: " and says what to mend. ErrClosed,
-// ErrInvalidName, ErrUnknown, ErrDataPathLocked, ErrCorruptMetadata,
-// ErrNotConnected and ErrResponseTooLarge are for errors.Is. A *ResponseError,
-// for errors.As, is what an nsqlookupd answered. Faults of the network are no
-// errors of any call: they are in Status and in the log, and the Loop deals with
-// them.
+// ErrInvalidName, ErrUnknown, ErrNotRegistered, ErrNotConnected,
+// ErrDataPathLocked, ErrCorruptMetadata and ErrResponseTooLarge are for errors.Is.
+// A *ResponseError, for errors.As, is what an nsqlookupd answered. Faults of the
+// network are no errors of any call: they are in Status and in the log, and the
+// Loop deals with them.
 //
 // # Testing
 //

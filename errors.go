@@ -27,6 +27,9 @@ var (
 	// ErrUnknown: an event about a topic or channel that doesn't exist.
 	ErrUnknown = errors.New("lookuploop: unknown")
 
+	// ErrNotRegistered: fewer lookupds than wanted know everything.
+	ErrNotRegistered = errors.New("lookuploop: not registered")
+
 	// ErrDataPathLocked: another Loop or an nsqd uses this DataPath.
 	ErrDataPathLocked = errors.New("lookuploop: data path locked")
 

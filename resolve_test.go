@@ -308,7 +308,7 @@ func TestANameThatWasNeverResolvedCountsAsMissing(t *testing.T) {
 		defer cancel()
 		err := w.loop.WaitRegistered(ctx, 0)
 		require.ErrorIs(w, err, context.DeadlineExceeded)
-		require.ErrorContains(w, err, "lookupd.test:4160: resolve: no such host")
+		require.ErrorContains(w, err, "lookupd.test:4160 is disconnected (resolve: no such host)")
 		require.Equal(w, Disconnected, w.loop.Status().Lookupds[0].State)
 
 		w.dns.knows("lookupd.test", "10.0.0.3")

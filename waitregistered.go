@@ -16,9 +16,10 @@ import (
 //
 // An nsqlookupd that refused a name counts as one that doesn't have it. When n
 // can't be reached without such, the error joins their *ResponseErrors. When
-// ctx ends, the error wraps ctx.Err() and says which nsqlookupds are missing
-// and why. It may be called from any goroutine but OnStateChange, also before
-// Run; once Run's context has ended it returns ErrClosed.
+// ctx ends, the error wraps ctx.Err() and what Registered returns, which says
+// which nsqlookupds are missing and why. It may be called from any goroutine but
+// OnStateChange, also before Run; once Run's context has ended it returns
+// ErrClosed.
 func (l *Loop) WaitRegistered(ctx context.Context, n int) error {
 	ended := ctx.Done() // a nil context panics here
 	target := l.reg.End()
@@ -36,9 +37,27 @@ func (l *Loop) WaitRegistered(ctx context.Context, n int) error {
 		case <-changed:
 		case <-l.ended:
 		case <-ended:
-			return fmt.Errorf("lookuploop: not registered: %s: %w", l.missing(), ctx.Err())
+			return fmt.Errorf("%w: %w", l.missing(n), ctx.Err())
 		}
 	}
+}
+
+// Registered is WaitRegistered without waiting, for readiness probes: it returns
+// nil if n nsqlookupds (n <= 0: all that are configured) know everything now.
+//
+// Otherwise the error is an ErrNotRegistered that says which nsqlookupds are
+// missing and why, and wraps the errors of their connections; or it joins the
+// *ResponseErrors of those that refused names, if n can't be reached without
+// them. Once Run's context has ended it is ErrClosed. It may be called from any
+// goroutine, OnStateChange's included, also before Run.
+func (l *Loop) Registered(n int) error {
+	if l.hasEnded() {
+		return ErrClosed
+	}
+	if done, err := l.isRegistered(l.reg.End(), n); done {
+		return err
+	}
+	return l.missing(n)
 }
 
 // isRegistered tells whether the wait for n lookupds to acknowledge target is
@@ -87,25 +106,76 @@ func (l *Loop) refusals(c *registry.Cursor) error {
 	return errors.Join(all...)
 }
 
-// missing says of each lookupd that doesn't know everything why it doesn't.
-func (l *Loop) missing() string {
-	var texts []string
-	for _, s := range l.Status().Lookupds {
-		switch {
-		case len(s.Refused) > 0:
-			texts = append(texts, fmt.Sprintf("%s refused %d names", s.Address, len(s.Refused)))
-		case s.State == Connected && s.Pending > 0:
-			texts = append(texts, fmt.Sprintf("%s has %d changes to acknowledge", s.Address, s.Pending))
-		case s.State != Connected && s.LastError == nil && s.ResolveError != nil:
-			texts = append(texts, fmt.Sprintf("%s is %v (%v)", s.Address, s.State, s.ResolveError))
-		case s.State != Connected && s.LastError != nil:
-			texts = append(texts, fmt.Sprintf("%s is %v (%v)", s.Address, s.State, s.LastError))
-		case s.State != Connected:
-			texts = append(texts, fmt.Sprintf("%s is %v", s.Address, s.State))
+// missing says why n lookupds don't know everything.
+func (l *Loop) missing(n int) error {
+	status := l.Status()
+	var reasons reasons
+	if configured := len(status.Lookupds); n > configured {
+		reasons = append(reasons, fmt.Errorf("%d wanted, %d configured", n, configured))
+	}
+	if l.running.Load() == nil {
+		reasons = append(reasons, errors.New("Run isn't running"))
+		return fmt.Errorf("%w: %w", ErrNotRegistered, reasons)
+	}
+	for _, s := range status.Lookupds {
+		if reason := s.missing(); reason != nil {
+			reasons = append(reasons, reason)
 		}
 	}
-	if len(texts) == 0 {
-		return "too few lookupd addresses"
+	if len(reasons) == 0 {
+		reasons = append(reasons, errors.New("the last of it was acknowledged just now"))
+	}
+	return fmt.Errorf("%w: %w", ErrNotRegistered, reasons)
+}
+
+// missing says why one lookupd doesn't know everything; nil if it does.
+func (s LookupdStatus) missing() error {
+	reason := s.LastError
+	if reason == nil {
+		reason = s.ResolveError
+	}
+	switch {
+	case len(s.Refused) > 0:
+		return fmt.Errorf("%s refused %s (%w)", s.Address, count(len(s.Refused), "name"), complaint{s.Address, s.Refused[0]})
+	case s.State == Connected && s.Pending > 0:
+		return fmt.Errorf("%s has %s to acknowledge", s.Address, count(s.Pending, "change"))
+	case s.State != Connected && reason != nil:
+		return fmt.Errorf("%s is %v (%w)", s.Address, s.State, complaint{s.Address, reason})
+	case s.State != Connected:
+		return fmt.Errorf("%s is %v", s.Address, s.State)
+	}
+	return nil
+}
+
+// count is "1 name", "2 names".
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+// reasons are errors in one line.
+type reasons []error
+
+func (r reasons) Error() string {
+	var texts []string
+	for _, err := range r {
+		texts = append(texts, err.Error())
 	}
 	return strings.Join(texts, ", ")
 }
+
+func (r reasons) Unwrap() []error { return r }
+
+// complaint is an error about a lookupd where its address has been said already.
+type complaint struct {
+	address string
+	error
+}
+
+func (c complaint) Error() string {
+	return strings.TrimPrefix(c.error.Error(), "lookuploop: "+c.address+": ")
+}
+
+func (c complaint) Unwrap() error { return c.error }

@@ -2,7 +2,9 @@ package lookuploop
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -69,7 +71,7 @@ func TestWaitRegisteredWithoutAddresses(t *testing.T) {
 		defer cancel()
 		err := s.loop.WaitRegistered(ctx, 1)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.EqualError(t, err, "lookuploop: not registered: too few lookupd addresses: context deadline exceeded")
+		require.EqualError(t, err, "lookuploop: not registered: 1 wanted, 0 configured, Run isn't running: context deadline exceeded")
 	})
 }
 
@@ -209,11 +211,13 @@ func TestWaitRegisteredSaysWhichLookupdsAreMissingAndWhy(t *testing.T) {
 		err := s.loop.WaitRegistered(ctx, 6)
 		require.Equal(t, 1500*time.Millisecond, time.Since(started))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Regexp(t, `^lookuploop: not registered: `+
-			`lookupd2.test:4160 is \w+ \(lookuploop: lookupd2.test:4160: dial: .*connection refused\), `+
-			`lookupd3.test:4160 is \w+ \(lookuploop: lookupd3.test:4160: IDENTIFY: no answer within 1s: .*\), `+
-			`lookupd4.test:4160 refused 1 names, `+
-			`lookupd5.test:4160 has 1 changes to acknowledge: context deadline exceeded$`, err.Error())
+		require.ErrorIs(t, err, ErrNotRegistered)
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "lookupd3's")
+		require.Regexp(t, `^lookuploop: not registered: 6 wanted, 5 configured, `+
+			`lookupd2.test:4160 is \w+ \(dial: .*connection refused\), `+
+			`lookupd3.test:4160 is \w+ \(IDENTIFY: no answer within 1s: .*\), `+
+			`lookupd4.test:4160 refused 1 name \(REGISTER b: E_BAD_TOPIC no\), `+
+			`lookupd5.test:4160 has 1 change to acknowledge: context deadline exceeded$`, err.Error())
 	})
 	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)
@@ -221,7 +225,51 @@ func TestWaitRegisteredSaysWhichLookupdsAreMissingAndWhy(t *testing.T) {
 		cancel()
 		err := s.loop.WaitRegistered(ctx, 0)
 		require.ErrorIs(t, err, context.Canceled)
-		require.EqualError(t, err, "lookuploop: not registered: lookupd1.test:4160 is disconnected: context canceled")
+		require.EqualError(t, err, "lookuploop: not registered: Run isn't running: context canceled")
+	})
+}
+
+// Registered is about this instant.
+func TestRegisteredSaysAtOnceWhoIsMissingAndWhy(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 2)
+		s.network.SetLatency(100 * time.Millisecond)
+		registered := func(n int) string { return fmt.Sprint(s.loop.Registered(n)) }
+		require.Equal(t, "lookuploop: not registered: Run isn't running", registered(0))
+		s.run()
+		synctest.Wait()
+		require.Equal(t, "lookuploop: not registered: lookupd1.test:4160 is connecting, lookupd2.test:4160 is connecting", registered(1))
+		s.registered()
+		began := time.Now()
+		require.NoError(t, s.loop.Registered(0))
+		require.NoError(t, s.loop.Registered(2))
+		require.Equal(t, "lookuploop: not registered: 5 wanted, 2 configured", registered(5))
+
+		s.notify(TopicCreated("orders"))
+		require.Equal(t, "lookuploop: not registered: lookupd1.test:4160 has 1 change to acknowledge, lookupd2.test:4160 has 1 change to acknowledge", registered(0))
+		require.Equal(t, began, time.Now(), "it doesn't wait")
+		s.registered()
+		require.NoError(t, s.loop.Registered(0))
+
+		s.lookupds[1].Stop()
+		s.lookupds[1].CloseConnections()
+		time.Sleep(time.Minute)
+		require.NoError(t, s.loop.Registered(1))
+		err := s.loop.Registered(2)
+		require.ErrorIs(t, err, ErrNotRegistered)
+		require.ErrorIs(t, err, s.status(2).LastError)
+		require.Regexp(t, `^lookuploop: not registered: lookupd2.test:4160 is \w+ \(dial: .*connection refused\)$`, err.Error())
+
+		s.lookupds[0].Do(lookupdtest.On("REGISTER bad", lookupdtest.BadTopic()))
+		s.notify(TopicCreated("bad"))
+		time.Sleep(time.Second)
+		refused, isRefusal := errors.AsType[*ResponseError](s.loop.Registered(2))
+		require.True(t, isRefusal)
+		require.Equal(t, "bad", refused.Topic)
+		require.ErrorAs(t, s.loop.Registered(1), &refused, "lookupd2 might do")
+
+		require.NoError(t, s.end())
+		require.ErrorIs(t, s.loop.Registered(0), ErrClosed)
 	})
 }
 

@@ -6,6 +6,8 @@
 // It shows addresses, names and error texts to whoever may ask, so mount it
 // where the broker's other debugging pages are.
 //
+// [Ready] is a handler for readiness probes, of Kubernetes for example.
+//
 // # Requests
 //
 // GET and HEAD are answered, on any path. The answer is JSON, unless the

@@ -13,6 +13,39 @@ import (
 	"github.com/lookuploop/lookuploop/statuspage"
 )
 
+func ExampleReady() {
+	lookupd := lookupdtest.NewServer() // in production: nsqlookupd
+	defer lookupd.Close()
+	loop, err := lookuploop.New(lookuploop.Options{
+		LookupdTCPAddresses: []string{lookupd.TCPAddress},
+		BroadcastAddress:    "broker.example.com",
+		BroadcastTCPPort:    4150,
+		BroadcastHTTPPort:   4151,
+		Logger:              slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		panic(err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/ready", statuspage.Ready(loop, 1))
+	probe := func() {
+		answer := httptest.NewRecorder()
+		mux.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/ready", nil))
+		fmt.Print(answer.Code, " ", answer.Body)
+	}
+
+	probe()
+	go loop.Run(context.Background())
+	loop.WaitRegistered(context.Background(), 1)
+	probe()
+	loop.Close()
+	probe()
+	// Output:
+	// 503 lookuploop: not registered: Run isn't running
+	// 200 ready
+	// 503 lookuploop: closed
+}
+
 func ExampleHandler() {
 	lookupd := lookupdtest.NewServer() // in production: nsqlookupd
 	defer lookupd.Close()

@@ -25,7 +25,9 @@ func Handler(loop Loop) http.Handler { return handler{loop} }
 
 type handler struct{ loop Loop }
 
-func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// begin sets the headers of every answer. It returns false, and has answered, if
+// the method is none that reads.
+func begin(w http.ResponseWriter, r *http.Request) bool {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Security-Policy", contentSecurityPolicy)
@@ -34,10 +36,16 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		header.Set("Allow", "GET, HEAD")
 		http.Error(w, "GET or HEAD only", http.StatusMethodNotAllowed)
+		return false
+	}
+	return true
+}
+
+func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !begin(w, r) {
 		return
 	}
-
-	query := r.URL.Query()
+	header, query := w.Header(), r.URL.Query()
 	snapshot := h.report(query.Get("topic"))
 	var body bytes.Buffer
 	var err error

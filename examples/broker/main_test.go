@@ -64,6 +64,7 @@ func TestRun(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(request(t, "GET", lookupd+"/lookup?topic=orders", "")), &found))
 	require.Len(t, found.Producers, 1)
 	require.Equal(t, "127.0.0.1", found.Producers[0].BroadcastAddress)
+	require.Equal(t, "ready\n", request(t, "GET", broker+"/ready", ""))
 	require.Contains(t, request(t, "GET", broker+"/debug/lookuploop", ""), `"topics": 1`)
 	require.Contains(t, request(t, "GET", broker+"/metrics", ""), "lookuploop_topics 1\n")
 

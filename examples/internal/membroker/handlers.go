@@ -2,7 +2,6 @@ package membroker
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -13,27 +12,24 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/lookuploop/lookuploop/statuspage"
 	"github.com/nsqio/go-nsq"
 )
 
 func handlePing(*http.Request, url.Values) (any, error) { return "OK", nil }
 
 // handleReady is a readiness probe: it fails, and says why, unless n lookupds
-// (without n: all) know everything that the broker has. It doesn't wait.
-func (b *Broker) handleReady(r *http.Request, query url.Values) (any, error) {
+// (without n: all) know everything that the broker has.
+func (b *Broker) handleReady(w http.ResponseWriter, r *http.Request) {
 	n := 0
-	if query.Has("n") {
+	if query := r.URL.Query(); query.Has("n") {
 		var err error
 		if n, err = strconv.Atoi(query.Get("n")); err != nil || n < 1 {
-			return nil, badRequest("INVALID_N")
+			http.Error(w, "INVALID_N", http.StatusBadRequest)
+			return
 		}
 	}
-	now, cancel := context.WithTimeout(r.Context(), 0)
-	defer cancel()
-	if err := b.loop.WaitRegistered(now, n); err != nil {
-		return nil, &httpError{http.StatusServiceUnavailable, err.Error()}
-	}
-	return "OK", nil
+	statuspage.Ready(b.loop, n).ServeHTTP(w, r)
 }
 
 func (b *Broker) handleInfo(*http.Request, url.Values) (any, error) {

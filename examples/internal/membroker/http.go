@@ -36,7 +36,6 @@ func (b *Broker) newHTTPServer() *http.Server {
 	post := func(path string, h handler) { mux.Handle(path, route{[]string{"POST"}, h}) }
 
 	get("/ping", handlePing)
-	get("/ready", b.handleReady)
 	get("/info", b.handleInfo)
 	get("/stats", b.handleStats)
 	post("/pub", b.handlePub)
@@ -52,6 +51,7 @@ func (b *Broker) newHTTPServer() *http.Server {
 	post("/channel/pause", forChannel(func(t, c string) error { return b.pauseChannel(t, c, true) }))
 	post("/channel/unpause", forChannel(func(t, c string) error { return b.pauseChannel(t, c, false) }))
 	mux.Handle("/config/{option}", route{[]string{"GET", "PUT"}, b.handleConfig})
+	mux.HandleFunc("/ready", b.handleReady)
 	mux.Handle("/debug/lookuploop", statuspage.Handler(b.loop))
 	for path, h := range b.handlers {
 		mux.Handle(path, h)

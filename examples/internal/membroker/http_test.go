@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -159,21 +160,22 @@ func TestHTTPReady(t *testing.T) {
 	require.NoError(t, b.loop.WaitRegistered(t.Context(), 1))
 
 	ready := func(query string) string {
-		status, answer := b.do(t, "GET", "/ready"+query, "")
-		return fmt.Sprint(status, " ", answer)
+		answer := httptest.NewRecorder()
+		b.handleReady(answer, httptest.NewRequest("GET", "/ready"+query, nil))
+		return fmt.Sprint(answer.Code, " ", answer.Body)
 	}
-	require.Equal(t, "200 OK", ready("?n=1"))
+	require.Equal(t, "200 ready\n", ready("?n=1"))
 	for _, query := range []string{"", "?n=2"} {
 		require.Regexp(t, "^503 .*not registered: "+down.TCPAddress+" is", ready(query))
 	}
 	for _, query := range []string{"?n=0", "?n=all", "?n="} {
-		require.Equal(t, `400 {"message":"INVALID_N"}`, ready(query))
+		require.Equal(t, "400 INVALID_N\n", ready(query))
 	}
 
 	down.Start()
 	b.waitRegistered(t)
-	require.Equal(t, "200 OK", ready(""))
-	require.Regexp(t, "^503 .*too few lookupd addresses", ready("?n=3"))
+	require.Equal(t, "200 ready\n", ready(""))
+	require.Regexp(t, "^503 .*3 wanted, 2 configured", ready("?n=3"))
 
 	// A lookupd that doesn't answer knows less than the broker has.
 	defer up.Do(lookupdtest.Hang())()
