@@ -334,14 +334,14 @@ func ExampleLoop_Status() {
 	fmt.Println(loop.Notify(lookuploop.TopicCreated("orders")), loop.WaitRegistered(context.Background(), 0))
 
 	status := loop.Status()
-	fmt.Println(status.Topics, status.Channels)
+	fmt.Println(status.Broker.BroadcastAddress, status.Topics, status.Channels)
 	for _, s := range status.Lookupds {
-		fmt.Println(s.State, s.Pending, s.Refused, s.Connects, s.Info.Version)
+		fmt.Println(s.State, s.MissingSince.IsZero(), s.Pending, s.Refused, s.Connects, s.Info.Version)
 	}
 	// Output:
 	// <nil> <nil>
-	// 1 0
-	// connected 0 [] 1 1.3.0
+	// broker.example.com 1 0
+	// connected true 0 [] 1 1.3.0
 }
 
 func ExampleOptions_onStateChange() {

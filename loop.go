@@ -39,6 +39,7 @@ type Loop struct {
 	loaded  atomic.Bool    // LoadMetadata was done, or isn't needed; what follows is set before
 	file    *nsqdat.File   // nil without a DataPath
 	writer  *nsqdat.Writer // nil without a DataPath
+	started atomic.Time    // when Run was called
 	running atomic.Pointer[context.Context]
 	ended   chan struct{} // closed when Run's context has ended and Run took note
 	done    chan struct{} // closed when nothing runs any more; result is set before
@@ -156,6 +157,7 @@ func (l *Loop) start(ctx context.Context) (context.Context, error) {
 	case !l.loaded.Load():
 		return nil, errors.New("lookuploop: call LoadMetadata before Run: it reads and locks DataPath")
 	}
+	l.started.Store(time.Now())
 	return l.begin(ctx), nil
 }
 
@@ -253,7 +255,8 @@ func (l *Loop) serve(ctx context.Context, tasks *sync.WaitGroup) {
 // Status returns a snapshot of how things stand. It may be called at any time,
 // after Run too.
 func (l *Loop) Status() Status {
-	var s Status
+	s := Status{Broker: l.opts.broker()}
+	s.Broker.Started = l.started.Load()
 	for _, p := range l.lookupPeers() {
 		s.Lookupds = append(s.Lookupds, p.status())
 	}

@@ -287,6 +287,19 @@ func (o *Options) identity() map[string]any {
 	return body
 }
 
+// broker is what identity says, for Status.
+func (o *Options) broker() BrokerInfo {
+	return BrokerInfo{
+		BroadcastAddress:  o.BroadcastAddress,
+		BroadcastTCPPort:  o.BroadcastTCPPort,
+		BroadcastHTTPPort: o.BroadcastHTTPPort,
+		Hostname:          o.Hostname,
+		Version:           o.Version,
+		TopologyZone:      o.TopologyZone,
+		TopologyRegion:    o.TopologyRegion,
+	}
+}
+
 // parseAddresses checks all addresses and returns them without repetitions.
 func (o *Options) parseAddresses(addrs []string) ([]resolve.Address, error) {
 	var errs []error

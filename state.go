@@ -89,7 +89,7 @@ func (p *lookupPeer) transition(event peerEvent, after peerState) {
 func (p *lookupPeer) status() LookupdStatus {
 	s := p.state.Load()
 	from := p.origin.Load()
-	pending, refused := p.reg.View(p.cursor)
+	view := p.reg.View(p.cursor)
 	lastError := s.lastError
 	if err := p.probeError.Load(); lastError == nil && err != nil {
 		lastError = *err
@@ -105,8 +105,9 @@ func (p *lookupPeer) status() LookupdStatus {
 		State:         s.state,
 		Since:         s.since,
 		Info:          s.info,
-		Pending:       pending,
-		Refused:       responseErrors(refused),
+		MissingSince:  view.MissingSince,
+		Pending:       view.Pending,
+		Refused:       responseErrors(view.Refusals),
 		LastError:     lastError,
 		LastHeartbeat: lastHeartbeat,
 		RTT:           p.rtt.Load(),

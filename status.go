@@ -45,11 +45,25 @@ type PeerInfo struct {
 
 // Status is a snapshot of a Loop; nothing changes it once it was returned.
 type Status struct {
+	Broker   BrokerInfo
 	Topics   int             // how many the broker has
 	Channels int             // in all topics together
 	Lookupds []LookupdStatus // in the order of the configured addresses
 	Names    []NameStatus    // those among the configured addresses that are looked up, in their order
 	Metadata MetadataStatus
+}
+
+// BrokerInfo is what the nsqlookupds are told of the broker, as Options have it,
+// defaults filled in.
+type BrokerInfo struct {
+	BroadcastAddress  string
+	BroadcastTCPPort  int
+	BroadcastHTTPPort int
+	Hostname          string
+	Version           string
+	TopologyZone      string
+	TopologyRegion    string
+	Started           time.Time // when Run was called; zero: it wasn't yet
 }
 
 // NameStatus is a snapshot of what the Loop knows of one name, if
@@ -69,6 +83,7 @@ type LookupdStatus struct {
 	ResolveError  error    // why the last look-up of one of them failed, wholly or in part; what was known before stays
 	State         State
 	Since         time.Time        // when State was entered
+	MissingSince  time.Time        // since when it doesn't know everything that the broker has; zero: it does
 	Info          PeerInfo         // of the last answer to IDENTIFY
 	Pending       int              // changes it has not acknowledged; while it is not connected, all topics and channels
 	Refused       []*ResponseError // topics and channels that it refused

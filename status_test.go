@@ -33,8 +33,82 @@ func TestStatusBeforeRun(t *testing.T) {
 	for i, address := range []string{"b:4160", "a:4160"} {
 		l := status.Lookupds[i]
 		require.WithinDuration(t, time.Now(), l.Since, patience)
-		require.Equal(t, LookupdStatus{Address: address, Names: []string{address}, Pending: 3, Since: l.Since}, l)
+		require.WithinDuration(t, time.Now(), l.MissingSince, patience)
+		require.Equal(t, LookupdStatus{Address: address, Names: []string{address}, Pending: 3, Since: l.Since, MissingSince: l.MissingSince}, l)
 	}
+}
+
+func TestStatusSaysWhoTheBrokerIs(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 0, func(o *Options) {
+			o.BroadcastAddress, o.TopologyZone, o.TopologyRegion, o.Version = "", "z1", "r1", "1.2.3"
+		})
+		broker := BrokerInfo{"broker-host", 4150, 4151, "broker-host", "1.2.3", "z1", "r1", time.Time{}}
+		require.Equal(t, broker, s.loop.Status().Broker)
+		time.Sleep(time.Hour)
+		s.run()
+		synctest.Wait()
+		broker.Started = time.Now()
+		time.Sleep(time.Hour)
+		require.Equal(t, broker, s.loop.Status().Broker)
+		require.NoError(t, s.end())
+		require.Equal(t, broker, s.loop.Status().Broker)
+	})
+}
+
+func TestMissingSinceIsWhenALookupdCeasedToKnowEverything(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		made := time.Now()
+		missing := func() time.Time { return s.status(1).MissingSince }
+		later := func() time.Time {
+			synctest.Wait()
+			time.Sleep(time.Hour)
+			return time.Now()
+		}
+		later()
+		require.Equal(t, made, missing(), "it never knew anything")
+		s.run()
+		s.registered()
+		require.Zero(t, missing())
+
+		s.network.SetLatency(100 * time.Millisecond)
+		changed := later()
+		s.notify(TopicCreated("orders"))
+		require.Equal(t, changed, missing())
+		time.Sleep(150 * time.Millisecond)
+		s.notify(TopicCreated("more"))
+		require.Equal(t, changed, missing())
+		s.registered()
+		require.Zero(t, missing())
+		later()
+		require.Zero(t, missing())
+
+		lost := later()
+		lift := s.lookupds[0].Do(lookupdtest.Refuse())
+		s.lookupds[0].CloseConnections()
+		later()
+		require.WithinRange(t, missing(), lost, lost.Add(time.Second))
+		lift()
+		s.registered()
+		require.Zero(t, missing())
+
+		refused := later()
+		lift = s.lookupds[0].Do(lookupdtest.On("REGISTER bad", lookupdtest.BadTopic()))
+		s.notify(TopicCreated("bad"))
+		later()
+		require.Equal(t, refused, missing(), "a refused name is missing there")
+		s.notify(TopicDeleted("bad"))
+		later()
+		require.Zero(t, missing())
+		lift()
+		s.notify(TopicCreated("short"), TopicDeleted("short"))
+		synctest.Wait()
+		require.Zero(t, missing(), "it was gone before anybody was told")
+		at := later()
+		s.notify(TopicCreated("long"))
+		require.Equal(t, at, missing())
+	})
 }
 
 // The story of one connection, as Status tells it.
@@ -316,7 +390,7 @@ func TestRefusalIsFoundAsAResponseErrorAlone(t *testing.T) {
 }
 
 func TestSentinelsAreToldApart(t *testing.T) {
-	sentinels := []error{ErrClosed, ErrInvalidName, ErrUnknown, ErrDataPathLocked, ErrCorruptMetadata, ErrNotConnected, ErrResponseTooLarge}
+	sentinels := []error{ErrClosed, ErrInvalidName, ErrUnknown, ErrNotRegistered, ErrDataPathLocked, ErrCorruptMetadata, ErrNotConnected, ErrResponseTooLarge}
 	for i, err := range sentinels {
 		require.True(t, strings.HasPrefix(err.Error(), "lookuploop: "), err)
 		for _, other := range sentinels[i+1:] {
@@ -331,22 +405,6 @@ func TestConnectionsErrorsAreKnownAsOurs(t *testing.T) {
 	require.ErrorIs(t, err, ErrResponseTooLarge)
 	require.EqualError(t, err, inner.Error())
 	require.NotErrorIs(t, fromNetwork(io.EOF), ErrResponseTooLarge)
-}
-
-func TestErrorsShowTextThatCanBePrintedAndNoMoreThanIsRead(t *testing.T) {
-	for text, want := range map[string]string{
-		"":                        "",
-		"plain \"quoted\" \\ äö…": "plain \"quoted\" \\ äö…",
-		"a\nb\r\t\x00\x1b[31m":    `a\nb\r\t\x00\x1b[31m`,
-		"\u202eright to left":     `\u202eright to left`,
-		"no UTF-8: \xff":          "no UTF-8: \ufffd",
-		strings.Repeat("x", 1024): strings.Repeat("x", 1024),
-		strings.Repeat("x", 1025): strings.Repeat("x", 1024) + "…",
-		strings.Repeat("ä", 600):  strings.Repeat("ä", 512) + "…",
-		strings.Repeat("\n", 1e6): strings.Repeat(`\n`, 512) + "…",
-	} {
-		require.Equal(t, want, printable(text))
-	}
 }
 
 // Errors of internal packages are found by the names that they have here.
@@ -364,53 +422,4 @@ func TestInternalErrorsBecomePublic(t *testing.T) {
 	}
 	require.NoError(t, public(nil))
 	require.Same(t, io.EOF, public(io.EOF))
-}
-
-func TestIdentifyTakesAnyPeerInfoAndNothingElse(t *testing.T) {
-	for name, tt := range map[string]struct {
-		answer lookupdtest.Order
-		info   PeerInfo
-		want   string // error; empty: none
-	}{
-		"all": {
-			lookupdtest.Reply(`{"tcp_port":1,"http_port":2,"version":"v","hostname":"h","broadcast_address":"b","new":[]}`),
-			PeerInfo{TCPPort: 1, HTTPPort: 2, Version: "v", Hostname: "h", BroadcastAddress: "b"}, "",
-		},
-		"nothing":    {lookupdtest.Reply(`{}`), PeerInfo{}, ""},
-		"OK":         {lookupdtest.Reply("OK"), PeerInfo{}, ""}, // of a lookupd that can't describe itself
-		"no JSON":    {lookupdtest.Reply("hello"), PeerInfo{}, `answer "hello" is no peer info`},
-		"other JSON": {lookupdtest.Reply(`{"tcp_port":"1"}`), PeerInfo{}, `answer "{\"tcp_port\":\"1\"}" is no peer info`},
-		"an error":   {lookupdtest.Reject("E_BAD_BODY no port"), PeerInfo{}, "E_BAD_BODY no port"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				s := newScene(t, 1)
-				s.lookupds[0].Do(lookupdtest.On("IDENTIFY", tt.answer))
-				s.run()
-				if tt.want == "" {
-					s.registered()
-					require.Equal(t, tt.info, s.status(1).Info)
-					return
-				}
-				synctest.Wait()
-				require.Equal(t, PeerInfo{}, s.status(1).Info)
-				require.ErrorContains(t, s.status(1).LastError, "lookuploop: lookupd1.test:4160: IDENTIFY: "+tt.want)
-				require.Zero(t, s.status(1).LastHeartbeat)
-			})
-		})
-	}
-}
-
-func FuzzPeerInfo(f *testing.F) {
-	f.Fuzz(func(t *testing.T, answer []byte) {
-		info, err := parsePeerInfo("lookupd.test:4160", answer)
-		if err != nil {
-			require.Zero(t, info)
-			require.True(t, strings.HasPrefix(err.Error(), "lookuploop: lookupd.test:4160: IDENTIFY: answer "), err)
-			require.Less(t, len(err.Error()), 2048, "an error is no place for a whole answer")
-		}
-		for _, text := range []string{info.Version, info.Hostname, info.BroadcastAddress} {
-			require.LessOrEqual(t, len(text), 255)
-		}
-	})
 }

@@ -99,7 +99,7 @@ const maxRefusals = 10
 
 // refusals returns the refusals of one lookupd, joined.
 func (l *Loop) refusals(c *registry.Cursor) error {
-	_, all := l.reg.View(c)
+	all := l.reg.View(c).Refusals
 	if more := len(all) - maxRefusals; more > 0 {
 		all = append(all[:maxRefusals:maxRefusals], fmt.Errorf("lookuploop: and %d more names", more))
 	}

@@ -1,6 +1,7 @@
 package lookupprom
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,11 +42,13 @@ func counter(name, help string, labels ...string) metric {
 }
 
 var (
+	broker   = gauge("lookuploop_broker_info", "1, with what the nsqlookupds are told of the broker as labels.", "broadcast_address", "tcp_port", "http_port", "hostname", "version", "zone", "region")
 	topics   = gauge("lookuploop_topics", "Topics that the broker has.")
 	channels = gauge("lookuploop_channels", "Channels that the broker has, in all topics together.")
 
 	state         = gauge("lookuploop_lookupd_state", "1 for the state that the connection to the nsqlookupd is in, 0 for the others.", "lookupd", "state")
 	stateSince    = gauge("lookuploop_lookupd_state_since_timestamp_seconds", "When the connection to the nsqlookupd entered its state.", "lookupd")
+	missingSince  = gauge("lookuploop_lookupd_missing_since_timestamp_seconds", "Since when the nsqlookupd doesn't know everything that the broker has; 0 means that it does.", "lookupd")
 	pending       = gauge("lookuploop_lookupd_pending_changes", "Changes that the nsqlookupd has not acknowledged; all topics and channels while it is not connected.", "lookupd")
 	refused       = gauge("lookuploop_lookupd_refused_names", "Topics and channels that the nsqlookupd refuses.", "lookupd")
 	lastHeartbeat = gauge("lookuploop_lookupd_last_heartbeat_timestamp_seconds", "When the nsqlookupd last answered a PING or IDENTIFY; 0 means never.", "lookupd")
@@ -66,8 +69,8 @@ var (
 )
 
 var all = []metric{
-	topics, channels,
-	state, stateSince, pending, refused, lastHeartbeat, roundTrip, connects, failures, commands,
+	broker, topics, channels,
+	state, stateSince, missingSince, pending, refused, lastHeartbeat, roundTrip, connects, failures, commands,
 	nameAddresses, nameFailed, nameLookedUp, nameNext,
 	dirty, lastWrite, writes, writeFailures,
 }
@@ -87,14 +90,18 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(m.desc, m.kind, value, labels...)
 	}
 	status := c.loop.Status()
+	b := status.Broker
+	send(broker, 1, label(b.BroadcastAddress), strconv.Itoa(b.BroadcastTCPPort), strconv.Itoa(b.BroadcastHTTPPort),
+		label(b.Hostname), label(b.Version), label(b.TopologyZone), label(b.TopologyRegion))
 	send(topics, float64(status.Topics))
 	send(channels, float64(status.Channels))
 	for _, l := range status.Lookupds {
-		lookupd := strings.ToValidUTF8(l.Address, "�") // nothing else may be in a label
+		lookupd := label(l.Address)
 		for _, s := range states {
 			send(state, truth(l.State == s), lookupd, s.String())
 		}
 		send(stateSince, timestamp(l.Since), lookupd)
+		send(missingSince, timestamp(l.MissingSince), lookupd)
 		send(pending, float64(l.Pending), lookupd)
 		send(refused, float64(len(l.Refused)), lookupd)
 		send(lastHeartbeat, timestamp(l.LastHeartbeat), lookupd)
@@ -106,7 +113,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		send(commands, float64(l.Commands), lookupd)
 	}
 	for _, n := range status.Names {
-		name := strings.ToValidUTF8(n.Name, "�")
+		name := label(n.Name)
 		send(nameAddresses, float64(len(n.Addresses)), name)
 		send(nameFailed, truth(n.Error != nil), name)
 		send(nameLookedUp, timestamp(n.LookedUp), name)
@@ -119,6 +126,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		send(writeFailures, float64(m.Failures))
 	}
 }
+
+// label is s as a label may have it.
+func label(s string) string { return strings.ToValidUTF8(s, "�") }
 
 func truth(b bool) float64 {
 	if b {

@@ -30,10 +30,12 @@ func at(seconds float64) time.Time { return time.Unix(0, int64(seconds*1e9)) }
 // some is a status with a value of its own in each field that is exported.
 func some() lookuploop.Status {
 	return lookuploop.Status{
+		Broker: lookuploop.BrokerInfo{BroadcastAddress: "broker.test", BroadcastTCPPort: 4150, BroadcastHTTPPort: 4151,
+			Hostname: "h\xff", Version: "1.3.0", TopologyZone: "z1", TopologyRegion: "r1", Started: at(900)},
 		Topics: 2, Channels: 3,
 		Lookupds: []lookuploop.LookupdStatus{
 			{
-				Address: "a.test:4160", State: lookuploop.Connected, Since: at(1000.5), Pending: 4,
+				Address: "a.test:4160", State: lookuploop.Connected, Since: at(1000.5), MissingSince: at(1500.5), Pending: 4,
 				Refused:       []*lookuploop.ResponseError{{Topic: "orders", Message: "\"} 1\nevil 2"}, {Topic: "returns"}},
 				LastHeartbeat: at(2000.25), RTT: 1500 * time.Microsecond, Connects: 5, Failures: 6, Commands: 7,
 				Info: lookuploop.PeerInfo{Version: "\"} 1\nevil 2"}, LastError: errors.New("evil"),
@@ -49,6 +51,9 @@ func some() lookuploop.Status {
 }
 
 const someScrape = `
+# HELP lookuploop_broker_info 1, with what the nsqlookupds are told of the broker as labels.
+# TYPE lookuploop_broker_info gauge
+lookuploop_broker_info{broadcast_address="broker.test",hostname="h�",http_port="4151",region="r1",tcp_port="4150",version="1.3.0",zone="z1"} 1
 # HELP lookuploop_channels Channels that the broker has, in all topics together.
 # TYPE lookuploop_channels gauge
 lookuploop_channels 3
@@ -68,6 +73,10 @@ lookuploop_lookupd_failures_total{lookupd="b�.test:4160"} 8
 # TYPE lookuploop_lookupd_last_heartbeat_timestamp_seconds gauge
 lookuploop_lookupd_last_heartbeat_timestamp_seconds{lookupd="a.test:4160"} 2000.25
 lookuploop_lookupd_last_heartbeat_timestamp_seconds{lookupd="b�.test:4160"} 0
+# HELP lookuploop_lookupd_missing_since_timestamp_seconds Since when the nsqlookupd doesn't know everything that the broker has; 0 means that it does.
+# TYPE lookuploop_lookupd_missing_since_timestamp_seconds gauge
+lookuploop_lookupd_missing_since_timestamp_seconds{lookupd="a.test:4160"} 1500.5
+lookuploop_lookupd_missing_since_timestamp_seconds{lookupd="b�.test:4160"} 0
 # HELP lookuploop_lookupd_pending_changes Changes that the nsqlookupd has not acknowledged; all topics and channels while it is not connected.
 # TYPE lookuploop_lookupd_pending_changes gauge
 lookuploop_lookupd_pending_changes{lookupd="a.test:4160"} 4
@@ -153,11 +162,14 @@ func TestScrapesFollowTheLoop(t *testing.T) {
 		require.NoError(t, err)
 		return n
 	}
-	require.Equal(t, 2+11+10+2*4+4, count())
+	require.Equal(t, 3+12+11+2*4+4, count())
 	loop.status.Lookupds = loop.status.Lookupds[1:]
-	require.Equal(t, 2+10+2*4+4, count())
+	require.Equal(t, 3+11+2*4+4, count())
 	loop.status = lookuploop.Status{}
 	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP lookuploop_broker_info 1, with what the nsqlookupds are told of the broker as labels.
+# TYPE lookuploop_broker_info gauge
+lookuploop_broker_info{broadcast_address="",hostname="",http_port="0",region="",tcp_port="0",version="",zone=""} 1
 # HELP lookuploop_channels Channels that the broker has, in all topics together.
 # TYPE lookuploop_channels gauge
 lookuploop_channels 0

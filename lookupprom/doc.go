@@ -8,13 +8,15 @@
 //
 // Of the broker:
 //
-//	lookuploop_topics     gauge  topics that the broker has
-//	lookuploop_channels   gauge  channels that it has, in all topics together
+//	lookuploop_broker_info  gauge  1; labels broadcast_address, tcp_port, http_port, hostname, version, zone, region
+//	lookuploop_topics       gauge  topics that the broker has
+//	lookuploop_channels     gauge  channels that it has, in all topics together
 //
 // Of each nsqlookupd, with the label lookupd, which is LookupdStatus.Address:
 //
 //	lookuploop_lookupd_state                             gauge    1 for the state that it is in, 0 for the others; label state: disconnected, connecting or connected
 //	lookuploop_lookupd_state_since_timestamp_seconds     gauge    when it entered that state
+//	lookuploop_lookupd_missing_since_timestamp_seconds   gauge    since when it doesn't know everything; 0: it does
 //	lookuploop_lookupd_pending_changes                   gauge    changes that it has not acknowledged; all topics and channels while it is not connected
 //	lookuploop_lookupd_refused_names                     gauge    topics and channels that it refuses
 //	lookuploop_lookupd_last_heartbeat_timestamp_seconds  gauge    when it last answered a PING or IDENTIFY; 0: never
@@ -37,6 +39,8 @@
 //	lookuploop_metadata_writes_total                  counter  writes that succeeded
 //	lookuploop_metadata_write_failures_total          counter  writes that failed
 //
+// Join lookuploop_broker_info to the others to have the broker's name in an alert.
+//
 // What comes from the network is in values only, never in a label. An
 // nsqlookupd that is configured no more is gone from the next scrape;
 // its counters start at 0 if it comes back.
@@ -47,7 +51,7 @@
 //
 //	sum(lookuploop_lookupd_state{state="connected"}) == 0       consumers can't find the broker
 //	lookuploop_lookupd_state{state="connected"} == 0            one nsqlookupd doesn't know the broker
-//	lookuploop_lookupd_pending_changes > 0                      or doesn't know all of it
+//	lookuploop_lookupd_missing_since_timestamp_seconds > 0      or doesn't know all of it
 //	lookuploop_lookupd_refused_names > 0
 //	lookuploop_name_addresses == 0                              a name leads nowhere
 //	lookuploop_metadata_dirty == 1                              a restart would lose topics

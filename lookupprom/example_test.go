@@ -23,6 +23,8 @@ func ExampleNewCollector() {
 	loop, err := lookuploop.New(lookuploop.Options{
 		LookupdTCPAddresses: []string{lookupd.TCPAddress},
 		BroadcastAddress:    "broker.example.com",
+		Hostname:            "broker-1",
+		Version:             "1.3.0",
 		BroadcastTCPPort:    4150,
 		BroadcastHTTPPort:   4151,
 		Dial:                network.Dial,
@@ -57,6 +59,7 @@ func ExampleNewCollector() {
 	fmt.Println(<-ended)
 	// Output:
 	// <nil>
+	// lookuploop_broker_info{broadcast_address="broker.example.com",hostname="broker-1",http_port="4151",region="",tcp_port="4150",version="1.3.0",zone=""} 1
 	// lookuploop_channels 1
 	// lookuploop_lookupd_commands_total{lookupd="lookupd.test:4160"} 2
 	// lookuploop_lookupd_connects_total{lookupd="lookupd.test:4160"} 1

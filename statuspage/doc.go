@@ -33,6 +33,16 @@
 //
 //	{
 //	  "time": "2000-01-01T00:00:05Z",              when the snapshot was taken
+//	  "broker": {                                  what the nsqlookupds are told of it
+//	    "broadcast_address": "broker.example.com",
+//	    "tcp_port": 4150,
+//	    "http_port": 4151,
+//	    "hostname": "broker-1",
+//	    "version": "1.3.0",
+//	    "topology_zone": "",
+//	    "topology_region": "",
+//	    "started": "2000-01-01T00:00:00Z"          null before Run
+//	  },
 //	  "totals": {
 //	    "topics": 1,                               that the broker has
 //	    "channels": 2,
@@ -52,6 +62,7 @@
 //	    "state": "connected",                      or "connecting", "disconnected"
 //	    "since": "2000-01-01T00:00:00Z",           when it entered the state
 //	    "complete": false,
+//	    "missing_since": "2000-01-01T00:00:00Z",   since when it isn't complete
 //	    "topic_state": "registered",               with ?topic= only, of a topic that is known; see below
 //	    "pending": 0,                              changes it has not acknowledged
 //	    "refused": [{                              names that it refused, oldest first

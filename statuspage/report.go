@@ -15,11 +15,23 @@ const maxText = 1024
 // documentation; the page is made of it too.
 type report struct {
 	Time     time.Time       `json:"time"`
+	Broker   brokerReport    `json:"broker"`
 	Totals   totals          `json:"totals"`
 	Topic    *topicReport    `json:"topic,omitempty"`
 	Lookupds []lookupdReport `json:"lookupds"`
 	Names    []nameReport    `json:"names,omitempty"`
 	Metadata *metadataReport `json:"metadata"`
+}
+
+type brokerReport struct {
+	BroadcastAddress string     `json:"broadcast_address"`
+	TCPPort          int        `json:"tcp_port"`
+	HTTPPort         int        `json:"http_port"`
+	Hostname         string     `json:"hostname"`
+	Version          string     `json:"version"`
+	TopologyZone     string     `json:"topology_zone"`
+	TopologyRegion   string     `json:"topology_region"`
+	Started          *time.Time `json:"started"`
 }
 
 type totals struct {
@@ -43,6 +55,7 @@ type lookupdReport struct {
 	State         lookuploop.State `json:"state"`
 	Since         time.Time        `json:"since"`
 	Complete      bool             `json:"complete"`
+	MissingSince  *time.Time       `json:"missing_since"`
 	TopicState    topicState       `json:"topic_state,omitempty"`
 	Pending       int              `json:"pending"`
 	Refused       []refusal        `json:"refused"`
@@ -98,6 +111,7 @@ type metadataReport struct {
 func newReport(now time.Time, status lookuploop.Status, topic *topicReport) report {
 	r := report{
 		Time:     now.UTC(),
+		Broker:   newBrokerReport(status.Broker),
 		Totals:   totals{Topics: status.Topics, Channels: status.Channels, Lookupds: len(status.Lookupds)},
 		Topic:    topic,
 		Lookupds: make([]lookupdReport, 0, len(status.Lookupds)),
@@ -137,6 +151,19 @@ func newReport(now time.Time, status lookuploop.Status, topic *topicReport) repo
 	return r
 }
 
+func newBrokerReport(b lookuploop.BrokerInfo) brokerReport {
+	return brokerReport{
+		BroadcastAddress: b.BroadcastAddress,
+		TCPPort:          b.BroadcastTCPPort,
+		HTTPPort:         b.BroadcastHTTPPort,
+		Hostname:         b.Hostname,
+		Version:          b.Version,
+		TopologyZone:     b.TopologyZone,
+		TopologyRegion:   b.TopologyRegion,
+		Started:          optionalTime(b.Started),
+	}
+}
+
 func newLookupdReport(s lookuploop.LookupdStatus) lookupdReport {
 	l := lookupdReport{
 		Address:       s.Address,
@@ -144,6 +171,7 @@ func newLookupdReport(s lookuploop.LookupdStatus) lookupdReport {
 		State:         s.State,
 		Since:         s.Since.UTC(),
 		Complete:      s.State == lookuploop.Connected && s.Pending == 0 && len(s.Refused) == 0,
+		MissingSince:  optionalTime(s.MissingSince),
 		Pending:       s.Pending,
 		Refused:       make([]refusal, 0, len(s.Refused)),
 		LastError:     optionalError(s.LastError),

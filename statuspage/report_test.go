@@ -30,10 +30,12 @@ func TestJSONIsAsDocumented(t *testing.T) {
 		begin := time.Now()
 		loop := fakeLoop{
 			status: lookuploop.Status{
+				Broker: lookuploop.BrokerInfo{BroadcastAddress: "broker.example.com", BroadcastTCPPort: 4150, BroadcastHTTPPort: 4151,
+					Hostname: "broker-1", Version: "1.3.0", Started: begin},
 				Topics: 1, Channels: 2,
 				Lookupds: []lookuploop.LookupdStatus{{
 					Address: "10.0.0.7:4160", Names: []string{"lookupd.example.com:4160"},
-					State: lookuploop.Connected, Since: begin,
+					State: lookuploop.Connected, Since: begin, MissingSince: begin,
 					Info:          lookuploop.PeerInfo{TCPPort: 4160, HTTPPort: 4161, Version: "1.3.0", Hostname: "a", BroadcastAddress: "lookupd.example.com"},
 					Refused:       []*lookuploop.ResponseError{{Topic: "orders", Channel: "ship", Command: "REGISTER", Code: "E_BAD_CHANNEL", Message: "REGISTER channel name 'ship' is not valid"}},
 					LastHeartbeat: begin, RTT: 1200 * time.Microsecond,
@@ -53,7 +55,8 @@ func TestJSONIsAsDocumented(t *testing.T) {
 func TestJSONWithNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		loop := fakeLoop{}
-		require.JSONEq(t, `{"time": "2000-01-01T00:00:00Z", "totals": {"topics": 0, "channels": 0, "lookupds": 0, "connected": 0, "complete": 0}, "lookupds": [], "metadata": null}`,
+		require.JSONEq(t, `{"time": "2000-01-01T00:00:00Z", "broker": {"broadcast_address": "", "tcp_port": 0, "http_port": 0,
+			"hostname": "", "version": "", "topology_zone": "", "topology_region": "", "started": null}, "totals": {"topics": 0, "channels": 0, "lookupds": 0, "connected": 0, "complete": 0}, "lookupds": [], "metadata": null}`,
 			get(t, loop, "*/*", "/?topic=").Body.String())
 
 		loop.status.Lookupds = []lookuploop.LookupdStatus{{Address: "a:1"}}
@@ -62,7 +65,7 @@ func TestJSONWithNothing(t *testing.T) {
 		var answer map[string]any
 		require.NoError(t, json.Unmarshal(get(t, loop, "*/*", "/").Body.Bytes(), &answer))
 		require.Equal(t, []any{map[string]any{
-			"address": "a:1", "names": []any{}, "state": "disconnected", "since": "0001-01-01T00:00:00Z", "complete": false, "pending": 0.0,
+			"address": "a:1", "names": []any{}, "state": "disconnected", "since": "0001-01-01T00:00:00Z", "complete": false, "missing_since": nil, "pending": 0.0,
 			"refused": []any{}, "last_error": nil, "resolve_error": nil, "next_attempt": nil, "last_heartbeat": nil,
 			"round_trip_seconds": nil, "connects": 0.0, "failures": 0.0, "commands": 0.0, "peer": nil,
 		}}, answer["lookupds"])

@@ -36,7 +36,8 @@ type Cursor struct {
 
 	// What follows survives the connection.
 
-	told    uint64 // the most that was ever read
+	missing time.Time // since when lookupd doesn't know everything; zero: it does
+	told    uint64    // the most that was ever read
 	ghosts  []*entry
 	suspect span // what was unanswered when a connection broke without a word
 	doubt   span // what is in doubt, and not set aside yet
@@ -60,7 +61,7 @@ type lateCommand struct {
 func (r *Registry) NewCursor(retryDelay time.Duration) *Cursor {
 	r.lock()
 	defer r.mu.Unlock()
-	c := &Cursor{probe: probe{firstDelay: retryDelay}}
+	c := &Cursor{missing: time.Now(), probe: probe{firstDelay: retryDelay}}
 	r.cursors = append(r.cursors, c)
 	return c
 }
@@ -244,14 +245,33 @@ func (r *Registry) IsStuck(c *Cursor) bool {
 	return c.connected && c.answered == c.sent && (c.read != r.seq || len(c.late)+len(c.ghosts) > 0)
 }
 
-// View returns what a lookupd's status shows of its cursor: how many changes it
-// has not acknowledged, and why it refuses names, oldest first.
-func (r *Registry) View(c *Cursor) (pending int, refusals []error) {
+// View is what a lookupd's status shows of its cursor.
+type View struct {
+	Pending      int       // changes that it has not acknowledged
+	Refusals     []error   // why it refuses names, oldest first
+	MissingSince time.Time // since when it doesn't know everything; zero: it does
+}
+
+// View returns how a lookupd stands at one instant.
+func (r *Registry) View(c *Cursor) View {
 	r.lock()
-	pending = r.pending(c)
+	r.note(c)
+	v := View{Pending: r.pending(c), MissingSince: c.missing}
 	all := slices.Clone(c.refused)
 	r.mu.Unlock()
-	return pending, all.reasons()
+	v.Refusals = all.reasons()
+	return v
+}
+
+// note keeps since when lookupd doesn't know everything. It is called with mu
+// held, after what may have changed that.
+func (r *Registry) note(c *Cursor) {
+	switch knows := c.connected && r.pending(c) == 0 && len(c.refused) == 0; {
+	case knows:
+		c.missing = time.Time{}
+	case c.missing.IsZero():
+		c.missing = time.Now()
+	}
 }
 
 // pending is the number of changes that lookupd has not acknowledged.

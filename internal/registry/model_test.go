@@ -304,7 +304,7 @@ func (r refusalOf) Error() string { return string(r) }
 
 // refusedNames are the names that the lookupd refuses.
 func (p *modelPeer) refusedNames() []string {
-	_, reasons := p.reg.View(p.cursor)
+	reasons := p.reg.View(p.cursor).Refusals
 	var names []string
 	for _, err := range reasons {
 		names = append(names, err.Error())

@@ -245,6 +245,7 @@ func (r *Registry) moveToEnd(e *entry) {
 	for _, c := range r.connected {
 		if c.wasRead(e) {
 			c.unread++
+			r.note(c)
 		}
 	}
 	if e.prev != nil {

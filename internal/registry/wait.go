@@ -43,6 +43,9 @@ func (r *Registry) Wake() {
 
 // signal is Wake with mu held.
 func (r *Registry) signal() {
+	for _, c := range r.cursors {
+		r.note(c)
+	}
 	if r.waiters > 0 {
 		close(r.changed)
 		r.changed = make(chan struct{})
