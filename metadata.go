@@ -42,7 +42,7 @@ func newMetadata(content registry.Content, version string) Metadata {
 	channels := make([]ChannelMetadata, 0, content.Channels) // of all topics, one after another
 	for item := range content.Items {
 		if item.Channel == "" {
-			m.Topics = append(m.Topics, TopicMetadata{Name: item.Topic, Paused: item.Paused, Channels: channels[len(channels):len(channels)]})
+			m.Topics = append(m.Topics, TopicMetadata{Name: item.Topic, Paused: item.Paused, Channels: channels[len(channels):]})
 			continue
 		}
 		channels = append(channels, ChannelMetadata{Name: item.Channel, Paused: item.Paused})

@@ -122,7 +122,9 @@ func (p *lookupPeer) status() LookupdStatus {
 func responseErrors(refusals []error) []*ResponseError {
 	var all []*ResponseError
 	for _, err := range refusals {
-		all = append(all, err.(*ResponseError))
+		if refusal, ok := errors.AsType[*ResponseError](err); ok {
+			all = append(all, refusal)
+		}
 	}
 	return all
 }

@@ -45,8 +45,9 @@ func (r *Registry) readAside(c *Cursor, limit int, out []Command) []Command {
 func (r *Registry) readLog(c *Cursor, limit int, out []Command) []Command {
 	end := r.chunkEnd(c, limit)
 	first := len(out)
-	for e, next := c.marker.next, (*entry)(nil); e != end; e = next {
-		next = e.next
+	var next *entry
+	for e := c.marker.next; e != end; e = next {
+		next = e.next // e may be dropped
 		if e.isMarker() {
 			continue
 		}

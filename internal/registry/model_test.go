@@ -177,7 +177,7 @@ func (p *modelPeer) serve(t *rapid.T, n int) {
 		case answered:
 			p.answer(len(p.main.answers))
 			p.lose(false)
-			p.reg.Refused(p.cursor, c, p.refusesTopic(c), refusalOf(p.refusedName(c)), p.now)
+			p.reg.Refused(p.cursor, c, p.refusesTopic(c), refusalError(p.refusedName(c)), p.now)
 			return
 		}
 	}
@@ -192,7 +192,7 @@ func (p *modelPeer) serveProbe(t *rapid.T, n int) {
 			return
 		case answered:
 			p.answerProbe(len(p.probe.answers))
-			p.reg.ProbeRefused(p.cursor, c, p.refusesTopic(c), refusalOf(p.refusedName(c)), p.now)
+			p.reg.ProbeRefused(p.cursor, c, p.refusesTopic(c), refusalError(p.refusedName(c)), p.now)
 			p.loseProbe(t, false)
 			return
 		}
@@ -284,7 +284,7 @@ func (p *modelPeer) loseProbe(_ *rapid.T, severed bool) {
 	if p.probe.isUp {
 		p.probe = modelConn{}
 		if culprit := p.reg.ProbeLost(p.cursor, severed); culprit != nil {
-			p.reg.ProbeRefused(p.cursor, *culprit, false, refusalOf(commandName(*culprit)), p.now)
+			p.reg.ProbeRefused(p.cursor, *culprit, false, refusalError(commandName(*culprit)), p.now)
 		}
 	}
 }
@@ -297,10 +297,10 @@ func (p *modelPeer) resync() {
 
 func commandName(c Command) string { return strings.TrimSpace(c.Topic() + " " + c.Channel()) }
 
-// refusalOf is the error of a lookupd that refuses the name.
-type refusalOf string
+// refusalError is what a lookupd says that refuses the name.
+type refusalError string
 
-func (r refusalOf) Error() string { return string(r) }
+func (e refusalError) Error() string { return string(e) }
 
 // refusedNames are the names that the lookupd refuses.
 func (p *modelPeer) refusedNames() []string {
