@@ -225,7 +225,7 @@ func TestDeclarationsSnapshotsAndChangesAtOnce(t *testing.T) {
 					r.Declare(slices.Values(items[:500]))
 				case 2:
 					n := r.Snapshot(true).Topics
-					if n != 0 && n != 500 && n != 501 && n != 1000 && n != 1001 {
+					if n > 1 && n != 500 && n != 501 && n != 1000 && n != 1001 {
 						t.Errorf("%d topics are a mixture", n)
 					}
 				default:
