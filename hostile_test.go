@@ -343,6 +343,108 @@ func TestSlowLookupdNeitherHoldsMemoryNorStartsOver(t *testing.T) {
 	})
 }
 
+// TestLookupdCatchesUpWhileNamesComeAndGo is about one that could keep up, and has
+// everything to learn.
+func TestLookupdCatchesUpWhileNamesComeAndGo(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const topics, perSecond = 50_000, 250
+		s := newScene(t, 1)
+		s.lookupds[0].Do(lookupdtest.Delay(time.Millisecond))
+		require.NoError(t, s.loop.SetMetadata(withBad(topics, 0)))
+		s.run()
+		churn, started := &churn{scene: s, topic: "good-0"}, time.Now()
+		for {
+			churn.step(perSecond / 10)
+			time.Sleep(100 * time.Millisecond)
+			if status := s.status(1); status.State == Connected && status.Pending < perSecond {
+				break
+			}
+			require.Less(t, time.Since(started), 2*topics*time.Millisecond, "twice of what the topics take")
+		}
+		require.EqualValues(t, 1, s.status(1).Connects)
+	})
+}
+
+// TestSlowLookupdCostsAFastOneNothing lets ephemeral channels come and go faster
+// than the slow one can hear of them.
+func TestSlowLookupdCostsAFastOneNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const topics = 1000
+		s := newScene(t, 2)
+		fast, slow := s.lookupds[0], s.lookupds[1]
+		require.NoError(t, s.loop.SetMetadata(withBad(topics, 0)))
+		s.run()
+		s.registered()
+		lift := slow.Do(lookupdtest.Delay(10 * time.Millisecond))
+		churn := &churn{scene: s, topic: "good-0"}
+		for i := range 600 {
+			churn.step(25)
+			topic := fmt.Sprintf("new-%d", i)
+			s.notify(TopicCreated(topic))
+			synctest.Wait()
+			require.Len(t, fast.Producers(topic, ""), 1, "at once")
+			s.notify(TopicDeleted(topic))
+			synctest.Wait()
+			require.Empty(t, fast.Producers(topic, ""))
+			require.LessOrEqual(t, s.loop.reg.Size(), topics+1000, "what is on its way to the slow one")
+			if i%100 == 99 { // it starts over, beside deletions that are kept for the slow one
+				fast.CloseConnections()
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.EqualValues(t, 1, s.status(2).Connects)
+		stopped := time.Now()
+		s.registered()
+		require.Less(t, time.Since(stopped), 5*time.Second, "what is on its way, at 100 commands a second")
+		lift()
+		require.Equal(t, announced(fast), announced(slow))
+	})
+}
+
+// TestMassDeletionCostsNobodyTheConnection is about a topic with more channels than
+// anybody would keep deletions for.
+func TestMassDeletionCostsNobodyTheConnection(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 3)
+		s.network.SetLatency(time.Millisecond)
+		s.lookupds[2].Do(lookupdtest.Delay(100 * time.Microsecond))
+		m := manyChannels(2, 10_001)
+		require.NoError(t, s.loop.SetMetadata(m))
+		s.run()
+		s.registered()
+		s.notify(TopicDeleted("topic0"))
+		for started := time.Now(); time.Since(started) < 5*time.Second; time.Sleep(10 * time.Millisecond) {
+			for _, lookupd := range s.lookupds {
+				require.Len(t, lookupd.Producers("topic1", "channel10000"), 1)
+			}
+		}
+		for i, lookupd := range s.lookupds {
+			require.Empty(t, lookupd.Producers("topic0", ""))
+			require.Empty(t, lookupd.Producers("topic0", "channel10000"))
+			require.EqualValues(t, 1, s.status(i+1).Connects)
+		}
+		require.Equal(t, 10_002, s.loop.reg.Size(), "no deletion is kept")
+	})
+}
+
+// churn makes ephemeral channels of a topic, each with a name of its own, and
+// deletes the oldest of them, of which it keeps a hundred.
+type churn struct {
+	*scene
+	topic string
+	made  int
+}
+
+func (c *churn) step(n int) {
+	channel := func(i int) string { return fmt.Sprintf("tail-%d#ephemeral", i) }
+	for range n {
+		c.notify(ChannelCreated(c.topic, channel(c.made)))
+		if c.made++; c.made > 100 {
+			c.notify(ChannelDeleted(c.topic, channel(c.made-101)))
+		}
+	}
+}
+
 // memoryInUse is what the heap holds after a collection.
 func memoryInUse() int {
 	runtime.GC()

@@ -1,10 +1,13 @@
 package lookuploop
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -204,6 +207,49 @@ func TestPausesAfterConnectionsThatBreak(t *testing.T) {
 	}
 }
 
+// Lookupd forgets everything each time. Down for 100 ms and up for 900 ms, it is
+// listed for as much of the latter as a pause and a sync leave.
+func TestLookupdThatIsRestartedOftenIsListedMostOfTheTime(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.network.SetLatency(time.Millisecond)
+		require.NoError(t, s.loop.SetMetadata(withBad(1000, 0)))
+		s.run()
+		s.registered()
+		const restarts, step, up = 300, 5 * time.Millisecond, 900 * time.Millisecond
+		listed := 0
+		for range restarts {
+			s.lookupds[0].Stop()
+			time.Sleep(100 * time.Millisecond)
+			s.lookupds[0].Start()
+			for range up / step {
+				time.Sleep(step)
+				if lists(s.lookupds[0], 1000) {
+					listed++
+				}
+			}
+		}
+		require.GreaterOrEqual(t, float64(listed), 0.85*restarts*float64(up/step))
+	})
+}
+
+// Nothing tells that a lookupd is back, but a new topic is worth a try.
+func TestNewTopicIsListedAtOnceAfterAnOutage(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.run()
+		for i := range 20 {
+			s.lookupds[0].Stop()
+			time.Sleep(10 * time.Minute)
+			s.lookupds[0].Start()
+			topic, created := fmt.Sprintf("topic-%d", i), time.Now()
+			s.notify(TopicCreated(topic))
+			s.eventually(s.lookupds[0], func() bool { return len(s.lookupds[0].Producers(topic, "")) == 1 })
+			require.LessOrEqual(t, time.Since(created), wakePause)
+		}
+	})
+}
+
 func TestPingIsSentEachHeartbeatInterval(t *testing.T) {
 	for _, interval := range []time.Duration{0, 40 * time.Second} {
 		inBubble(t, func(t *testing.T) {
@@ -314,5 +360,65 @@ func TestOnStateChangeTellsEachTransitionInOrder(t *testing.T) {
 			address + "connected " + pingEnded,
 			address + "disconnected <nil>",
 		}, told)
+	})
+}
+
+// lingeringConn is a connection that breaks at a write, and whose reader gets
+// good answers for a while after its end.
+type lingeringConn struct {
+	net.Conn
+	answers int
+}
+
+func (c *lingeringConn) SetReadDeadline(time.Time) error { return nil }
+
+func (c *lingeringConn) Write(p []byte) (int, error) {
+	if strings.HasPrefix(string(p), "REGISTER") {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *lingeringConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil && c.answers > 0 {
+		c.answers--
+		time.Sleep(200 * time.Millisecond)
+		return copy(p, answerOK), nil
+	}
+	return n, err
+}
+
+func TestAnswersOfAnOldConnectionAcknowledgeNothingOnTheNew(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		replaced := make(chan bool, 1)
+		s := newScene(t, 1, func(o *Options) {
+			dial := o.Dial
+			var last net.Conn
+			o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := dial(ctx, network, address)
+				if last == nil {
+					conn = &lingeringConn{Conn: conn, answers: 10}
+				}
+				last = conn
+				return conn, err
+			}
+			o.OnStateChange = func(status LookupdStatus) {
+				if status.State == Connected && status.Connects == 2 {
+					replaced <- true
+				}
+			}
+		})
+		s.notify(TopicCreated("orders"), TopicCreated("other"))
+		s.lookupds[0].Do(lookupdtest.On("REGISTER", lookupdtest.Delay(900*time.Millisecond)))
+		s.run()
+		<-replaced
+		for range 8 {
+			require.Equal(t, 2, s.status(1).Pending)
+			time.Sleep(100 * time.Millisecond)
+		}
+		s.registered()
+		require.Equal(t, []string{"orders", "other"}, announced(s.lookupds[0]))
+		require.EqualValues(t, 2, s.status(1).Connects)
 	})
 }

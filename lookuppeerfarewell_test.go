@@ -3,6 +3,7 @@ package lookuploop
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/http/httptest"
 	"strings"
@@ -250,6 +251,57 @@ func TestDrainOfLookupdsThatAreNotConnected(t *testing.T) {
 		require.NoError(t, s.loop.Drain(t.Context()))
 		require.Equal(t, began, time.Now())
 	})
+}
+
+// While lookupd is away nobody can unregister what is deleted, and it would keep
+// the names: more of them than a chunk has, channels and topics.
+func TestEphemeralNamesDeletedWhileLookupdIsAwayAreUnregistered(t *testing.T) {
+	for name, away := range map[string]func(*scene) (back func()){
+		"connection lost": func(s *scene) func() {
+			lift := s.lookupds[0].Do(lookupdtest.Refuse())
+			s.lookupds[0].CloseConnections()
+			return lift
+		},
+		"network gone": func(s *scene) func() {
+			heal := s.network.Partition()
+			time.Sleep(20 * time.Second) // until the PING is not answered
+			return func() {
+				s.network.Reset()
+				heal()
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				const each = 300
+				s := newScene(t, 1)
+				s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"))
+				s.run()
+				for round := range 3 {
+					channel := func(i int) string { return fmt.Sprintf("tail-%d-%d#ephemeral", round, i) }
+					topic := func(i int) string { return fmt.Sprintf("live-%d-%d#ephemeral", round, i) }
+					for i := range each {
+						s.notify(ChannelCreated("orders", channel(i)), TopicCreated(topic(i)), ChannelCreated(topic(i), "view#ephemeral"))
+					}
+					s.registered()
+					back := away(s)
+					synctest.Wait()
+					require.NotEqual(t, Connected, s.status(1).State)
+					for i := range each {
+						s.notify(ChannelDeleted("orders", channel(i)), TopicDeleted(topic(i)))
+					}
+					s.notify(ChannelCreated("orders", channel(0)), TopicCreated(topic(0))) // these are back
+					back()
+					s.registered()
+					time.Sleep(time.Second)
+					require.ElementsMatch(t, []string{"mail", channel(0)}, s.lookupds[0].Channels("orders"))
+					require.Equal(t, []string{topic(0), "orders"}, s.lookupds[0].Topics())
+					require.Equal(t, []string{topic(0), "orders", "orders mail", "orders " + channel(0)}, announced(s.lookupds[0]))
+					s.notify(ChannelDeleted("orders", channel(0)), TopicDeleted(topic(0)))
+				}
+			})
+		})
+	}
 }
 
 // tls.Conn.Close would try for 5 s to say goodbye to a lookupd that is gone.

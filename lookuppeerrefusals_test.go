@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/atomic"
 
-	"github.com/lookuploop/lookuploop/internal/wire"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -364,50 +363,58 @@ func TestLostRefusalsAreFound(t *testing.T) {
 	}
 }
 
-// Mostly it is the network that breaks a connection: what was in flight goes at
-// full speed the next time.
-func TestLossAmidASyncCostsASecondSync(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		const roundTrip = 200 * time.Millisecond
-		started := time.Now()
-		sync := func(prepare func(*scene)) time.Duration {
-			s := newScene(t, 1)
-			s.network.SetLatency(roundTrip / 2)
-			require.NoError(t, s.loop.SetMetadata(manyTopics(3000)))
-			prepare(s)
-			s.run()
-			s.registered()
-			defer s.lookupds[0].Close()
-			require.NoError(t, s.end())
-			return time.Since(started)
+// withBad has so many topics, good-0 and so on, and among them, evenly, as many as
+// bad says that are called bad-0 and so on.
+func withBad(good, bad int) (m Metadata) {
+	for i := range good {
+		for first := len(m.Topics) - i; first*good < (i+1)*bad; first++ {
+			m.Topics = append(m.Topics, TopicMetadata{Name: fmt.Sprintf("bad-%d", first)})
 		}
-		plain := sync(func(*scene) {})
-		started = time.Now()
-		lossy := sync(func(s *scene) {
-			s.lookupds[0].Do(lookupdtest.Once(lookupdtest.On("REGISTER topic1500", lookupdtest.Reset())))
-		})
-		require.Less(t, lossy, 2*plain+defaultMinBackoff)
-	})
+		m.Topics = append(m.Topics, TopicMetadata{Name: fmt.Sprintf("good-%d", i)})
+	}
+	return m
 }
 
-// Where nothing is known of lookupd's speed yet there are PINGs between the
-// commands, but none behind a careful one: if that is refused, lookupd closes
-// the connection with the PING unread, and the refusal would be lost each time.
-func TestNoPINGFollowsACarefulCommand(t *testing.T) {
-	for before := range wire.BlindChunk {
-		inBubble(t, func(t *testing.T) {
-			s := newScene(t, 1)
-			s.network.SetBandwidth(20_000)
-			s.network.SetBuffer(64)
-			require.NoError(t, s.loop.SetMetadata(manyTopics(before)))
-			s.notify(TopicCreated("bad"), TopicCreated("good"))
-			s.lookupds[0].Do(lookupdtest.On("REGISTER bad", lookupdtest.Reject("E_BAD_TOPIC not valid")))
-			s.run()
-			s.eventually(s.lookupds[0], func() bool { return len(s.lookupds[0].Producers("good", "")) == 1 })
-			require.LessOrEqual(t, s.status(1).Connects, uint64(5))
-			require.Len(t, s.status(1).Refused, 1)
-		})
+// lists tells whether the first, the middle and the last good topic of so many have
+// a producer.
+func lists(lookupd *lookupdtest.Server, good int) bool {
+	for _, i := range []int{0, good / 2, good - 1} {
+		if len(lookupd.Producers(fmt.Sprintf("good-%d", i), "")) == 0 {
+			return false
+		}
 	}
+	return true
+}
+
+// Over real TCP a lookupd that closes with commands unread resets the connection,
+// and most refusals are lost.
+func TestRefusalsLostToResetsOverTCPCostASecond(t *testing.T) {
+	t.Parallel() // it lets time pass
+	const good, bad = 975, 25
+	lookupd := lookupdtest.NewServer()
+	t.Cleanup(lookupd.Close)
+	lookupd.Do(lookupdtest.On("REGISTER bad-*", lookupdtest.BadTopic()))
+	loop := newLoop(t, addresses(lookupd.TCPAddress), func(o *Options) { o.MaxBackoff = 200 * time.Millisecond })
+	require.NoError(t, loop.SetMetadata(withBad(good, bad)))
+	defer run(t, loop)()
+
+	absent, started := time.Duration(0), time.Now()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for last := started; last.Sub(started) < 4*time.Second; {
+		<-ticker.C
+		now := time.Now()
+		if !lists(lookupd, good) {
+			absent += now.Sub(last)
+		}
+		last = now
+	}
+	require.LessOrEqual(t, absent, time.Second, "in all, with four times that refused names were tried again")
+	require.Len(t, announced(lookupd), good)
+	status := loop.Status().Lookupds[0]
+	require.Len(t, status.Refused, bad)
+	require.LessOrEqual(t, status.Connects, uint64(3))
+	t.Logf("absent for %v", absent)
 }
 
 // Names stay in doubt while there can't be a second connection, and Status says why.

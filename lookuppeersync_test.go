@@ -3,11 +3,9 @@ package lookuploop
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -197,66 +195,6 @@ func TestFlappingNameCostsFewCommands(t *testing.T) {
 	}
 }
 
-// lingeringConn is a connection that breaks at a write, and whose reader gets
-// good answers for a while after its end.
-type lingeringConn struct {
-	net.Conn
-	answers int
-}
-
-func (c *lingeringConn) SetReadDeadline(time.Time) error { return nil }
-
-func (c *lingeringConn) Write(p []byte) (int, error) {
-	if strings.HasPrefix(string(p), "REGISTER") {
-		return 0, syscall.EPIPE
-	}
-	return c.Conn.Write(p)
-}
-
-func (c *lingeringConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err != nil && c.answers > 0 {
-		c.answers--
-		time.Sleep(200 * time.Millisecond)
-		return copy(p, answerOK), nil
-	}
-	return n, err
-}
-
-func TestAnswersOfAnOldConnectionAcknowledgeNothingOnTheNew(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		replaced := make(chan bool, 1)
-		s := newScene(t, 1, func(o *Options) {
-			dial := o.Dial
-			var last net.Conn
-			o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-				conn, err := dial(ctx, network, address)
-				if last == nil {
-					conn = &lingeringConn{Conn: conn, answers: 10}
-				}
-				last = conn
-				return conn, err
-			}
-			o.OnStateChange = func(status LookupdStatus) {
-				if status.State == Connected && status.Connects == 2 {
-					replaced <- true
-				}
-			}
-		})
-		s.notify(TopicCreated("orders"), TopicCreated("other"))
-		s.lookupds[0].Do(lookupdtest.On("REGISTER", lookupdtest.Delay(900*time.Millisecond)))
-		s.run()
-		<-replaced
-		for range 8 {
-			require.Equal(t, 2, s.status(1).Pending)
-			time.Sleep(100 * time.Millisecond)
-		}
-		s.registered()
-		require.Equal(t, []string{"orders", "other"}, announced(s.lookupds[0]))
-		require.EqualValues(t, 2, s.status(1).Connects)
-	})
-}
-
 // A name that is deleted over HTTP is not announced again by itself, as
 // somebody may be deleting it everywhere.
 func TestResyncAnnouncesWhatLookupdWasToldToForget(t *testing.T) {
@@ -334,4 +272,92 @@ func TestResyncRepeatsNoDeletion(t *testing.T) {
 		time.Sleep(50 * time.Minute)
 		require.Equal(t, []string{"REGISTER orders"}, slices.DeleteFunc(heard(), func(c string) bool { return c == "PING" }))
 	})
+}
+
+// Mostly it is the network that breaks a connection: what was in flight goes at
+// full speed the next time.
+func TestLossAmidASyncCostsASecondSync(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const roundTrip = 200 * time.Millisecond
+		started := time.Now()
+		sync := func(prepare func(*scene)) time.Duration {
+			s := newScene(t, 1)
+			s.network.SetLatency(roundTrip / 2)
+			require.NoError(t, s.loop.SetMetadata(manyTopics(3000)))
+			prepare(s)
+			s.run()
+			s.registered()
+			defer s.lookupds[0].Close()
+			require.NoError(t, s.end())
+			return time.Since(started)
+		}
+		plain := sync(func(*scene) {})
+		started = time.Now()
+		lossy := sync(func(s *scene) {
+			s.lookupds[0].Do(lookupdtest.Once(lookupdtest.On("REGISTER topic1500", lookupdtest.Reset())))
+		})
+		require.Less(t, lossy, 2*plain+defaultMinBackoff)
+	})
+}
+
+// Where nothing is known of lookupd's speed yet there are PINGs between the
+// commands, but none alone behind the last one: if that is refused, lookupd closes
+// the connection with the PING unread, and the refusal would be lost each time.
+func TestNoPINGFollowsWhatMayBeRefused(t *testing.T) {
+	for before := range wire.BlindChunk {
+		inBubble(t, func(t *testing.T) {
+			s := newScene(t, 1)
+			s.network.SetBandwidth(20_000)
+			s.network.SetBuffer(64)
+			require.NoError(t, s.loop.SetMetadata(manyTopics(before)))
+			s.notify(TopicCreated("bad"), TopicCreated("good"))
+			s.lookupds[0].Do(lookupdtest.On("REGISTER bad", lookupdtest.BadTopic()))
+			s.run()
+			s.eventually(s.lookupds[0], func() bool { return len(s.lookupds[0].Producers("good", "")) == 1 })
+			require.LessOrEqual(t, s.status(1).Connects, uint64(3))
+			require.Len(t, s.status(1).Refused, 1)
+		})
+	}
+}
+
+// A lookupd that was down is back, and refuses names that it may have taken before.
+func TestRefusedNamesCostNothingAfterAnOutage(t *testing.T) {
+	for _, n := range []int{5, 20, 60} {
+		inBubble(t, func(t *testing.T) {
+			s := newScene(t, 1)
+			s.lookupds[0].Stop()
+			s.lookupds[0].Do(lookupdtest.On("REGISTER bad-*", lookupdtest.BadTopic()))
+			require.NoError(t, s.loop.SetMetadata(withBad(n, n)))
+			s.run()
+			time.Sleep(10 * time.Minute)
+			s.lookupds[0].Start()
+			back := time.Now()
+			s.eventually(s.lookupds[0], func() bool { return len(announced(s.lookupds[0])) == n })
+			require.LessOrEqual(t, time.Since(back), defaultMaxBackoff+time.Second)
+			require.LessOrEqual(t, s.status(1).Connects, uint64(3))
+		})
+	}
+}
+
+// A name that is accepted later brings only itself.
+func TestNamesThatAreAcceptedLaterCostACommandEach(t *testing.T) {
+	for _, n := range []int{40, 80, 160, 320} {
+		inBubble(t, func(t *testing.T) {
+			s := newScene(t, 1)
+			lift := s.lookupds[0].Do(lookupdtest.On("REGISTER bad-*", lookupdtest.BadTopic()))
+			require.NoError(t, s.loop.SetMetadata(withBad(n/2, n/2)))
+			s.run()
+			s.settled()
+			require.Len(t, s.status(1).Refused, n/2)
+			connects := s.status(1).Connects
+			heard := listen(s.lookupds[0])
+			lift()
+			time.Sleep(2 * defaultMaxBackoff)
+			require.Len(t, announced(s.lookupds[0]), n)
+			require.Empty(t, s.status(1).Refused)
+			commands := slices.DeleteFunc(heard(), func(c string) bool { return c == "PING" })
+			require.LessOrEqual(t, len(commands), 1+2*(n/2), "on the probe and on the main connection")
+			require.Equal(t, connects, s.status(1).Connects)
+		})
+	}
 }
