@@ -141,7 +141,7 @@ func TestDeclarationsAndSnapshotsAreOfOneInstant(t *testing.T) {
 				items, declared := drawItems(t)
 				cameIntoForce := false
 				inForce := func() {
-					if !cameIntoForce && r.declaration.isInForce {
+					if !cameIntoForce && (r.declaration == nil || r.declaration.isInForce) { // nil: it came into force, and ends
 						cameIntoForce = true
 						truth = declared
 					}
