@@ -60,7 +60,8 @@
 //     when it refused something, and what was unanswered when two connections in a
 //     row broke amid the same commands. The probe asks about many names at once,
 //     and about half as many each time it breaks without an answer. What is
-//     acknowledged there goes to the main connection, by itself.
+//     acknowledged there goes to the main connection, by itself. A good name that
+//     is in doubt waits a few round trips for each refused one that is, too.
 //
 // TestSimulation shows all of it: it plays random histories of changes, faults
 // of lookupds, networks and disks, swaps and restarts, and holds each lookupd

@@ -386,6 +386,39 @@ func lists(lookupd *lookupdtest.Server, good int) bool {
 	return true
 }
 
+// Half of all names are refused, and lookupd is a round trip of 2 ms away. Whether
+// it says so or closes, the good ones come first, and few names are asked about
+// more often than need be.
+func TestGoodNamesAmongRefusedOnesComeFirst(t *testing.T) {
+	const good, bad, roundTrip = 100, 100, 2 * time.Millisecond
+	for name, tt := range map[string]struct {
+		order    lookupdtest.Order
+		within   time.Duration // the good names are listed
+		commands int           // for all names
+	}{
+		"with an answer": {lookupdtest.BadTopic(), 100*4*roundTrip + defaultMinBackoff, 12 * (good + bad)},
+		"answer lost":    {lookupdtest.Reset(), 2 * time.Second, 12 * (good + bad)},
+		"closes":         {lookupdtest.Drop(), 2 * time.Second, 12 * (good + bad)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newScene(t, 1)
+				s.network.SetLatency(roundTrip / 2)
+				s.lookupds[0].Do(lookupdtest.On("REGISTER bad-*", tt.order))
+				require.NoError(t, s.loop.SetMetadata(withBad(good, bad)))
+				s.run()
+				started := time.Now()
+				s.eventually(s.lookupds[0], func() bool { return len(announced(s.lookupds[0])) == good })
+				require.LessOrEqual(t, time.Since(started), tt.within)
+				s.settled()
+				require.Len(t, s.status(1).Refused, bad)
+				require.LessOrEqual(t, time.Since(started), 10*time.Second)
+				require.LessOrEqual(t, int(s.status(1).Commands), tt.commands)
+			})
+		})
+	}
+}
+
 // Over real TCP a lookupd that closes with commands unread resets the connection,
 // and most refusals are lost.
 func TestRefusalsLostToResetsOverTCPCostASecond(t *testing.T) {

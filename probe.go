@@ -81,13 +81,13 @@ func (pr *probe) once() (gotOn bool, err error) {
 	c.Close()
 	<-c.Done()
 
-	unanswered := len(c.Unanswered())
 	refused, isRefusal := errors.AsType[*refusedError](fromNetwork(err))
 	if isRefusal { // whatever the code: nothing else was asked that lookupd could mean
 		p.reg.ProbeRefused(p.cursor, refused.cmd, refused.Code == codeBadTopic, refused.ResponseError, time.Now())
 	}
 	isSevered := !isDone && errors.Is(err, c.Err()) && c.Severed()
-	if culprit := p.reg.ProbeLost(p.cursor, isSevered); culprit != nil {
+	culprit, gotOn := p.reg.ProbeLost(p.cursor, isSevered)
+	if culprit != nil {
 		p.reg.ProbeRefused(p.cursor, *culprit, false, &ResponseError{
 			Address: p.address,
 			Command: culprit.Verb(),
@@ -99,7 +99,7 @@ func (pr *probe) once() (gotOn bool, err error) {
 	if isDone {
 		return true, nil
 	}
-	return pr.answered.Load() || isRefusal || isSevered && unanswered > 1, fromNetwork(err)
+	return pr.answered.Load() || isRefusal || gotOn, fromNetwork(err)
 }
 
 // ask asks until the connection ends, or everything was asked and the main

@@ -11,6 +11,10 @@ const (
 	// of them passes, all are tried.
 	retries = 4
 
+	// firstGroup is how many names are asked about at once where one was refused: not
+	// all, as each refusal costs those behind it another question.
+	firstGroup = 16
+
 	// maxStrikes is how often lookupd may close without a word at one name alone
 	// before that counts as a refusal.
 	maxStrikes = 3
@@ -21,11 +25,14 @@ const (
 //
 // Names go pipelined. When the connection breaks without an answer, one of those
 // that were unanswered may be to blame, and they go in groups, of half the size
-// with each break, until one alone shows that it was it.
+// with each break, until one alone shows that it was it. That one is asked about
+// again, alone, once all others have been: they don't wait for it.
 type probe struct {
 	queue  []*aside // to be asked about, oldest first; some may be so no more
+	struck []*aside // at which alone lookupd closed without a word, likewise
 	asked  []*aside // sent on the probe, and not answered
 	within int      // so many at the head of the queue, or asked, have one that breaks connections; 0: nobody knows of one
+	group  int      // so many are asked about at once otherwise: few where one was found, and twice as many once these were answered; 0: no limit
 
 	uncovered []*aside // topics that passed, with channels to be asked about
 
@@ -57,7 +64,7 @@ func (r *Registry) ProbeRefused(c *Cursor, cmd Command, wholeTopic bool, reason 
 	// A topic that the main connection has is only refused together with this channel.
 	topic := c.aside[cmd.topic()]
 	c.refuse(cmd, wholeTopic && topic != nil && !topic.onMain, reason, now)
-	c.within = 0
+	c.within, c.group = 0, firstGroup
 	r.signal()
 }
 
@@ -124,7 +131,7 @@ func (c *Cursor) isAsking() bool {
 			return true
 		}
 	}
-	return len(c.asked) > 0 || len(c.uncovered) > 0 || c.retryAll > 0
+	return len(c.asked) > 0 || len(c.uncovered) > 0 || len(c.struck) > 0 || c.retryAll > 0
 }
 
 // Probe appends what the probe is to ask next to out, limit commands at most. It
@@ -132,11 +139,13 @@ func (c *Cursor) isAsking() bool {
 func (r *Registry) Probe(c *Cursor, now time.Time, limit int, out []Command) []Command {
 	r.lock()
 	defer r.mu.Unlock()
-	if c.within > 0 {
-		if len(c.asked) > 0 {
-			return out
-		}
+	switch isGroup := c.within > 0 || c.group > 0; {
+	case isGroup && len(c.asked) > 0:
+		return out
+	case c.within > 0:
 		limit = min(limit, (c.within+1)/2)
+	case isGroup:
+		limit = min(limit, c.group)
 	}
 	c.beginRetry(now)
 	for range limit {
@@ -188,6 +197,16 @@ func (r *Registry) nextDoubt(c *Cursor) *aside {
 			if !channel.deleted && channel.seq <= c.read && (a == nil || a.state == remembered) {
 				c.doubtName(channel)
 			}
+		case len(c.struck) > 0:
+			if len(c.asked) > 0 {
+				return nil
+			}
+			a := c.struck[0]
+			c.struck = c.struck[1:]
+			if a.state == waiting && c.aside[a.entry] == a && a.strikes > 0 {
+				c.within = 1
+				return a
+			}
 		case c.retryAll > 0 && len(c.idle) > 0:
 			a := c.idle[0]
 			c.idle = c.idle[1:]
@@ -230,14 +249,21 @@ func (r *Registry) ProbeAcknowledge(c *Cursor, n int) {
 		}
 	}
 	c.asked = c.asked[n:]
-	c.within = max(c.within-n, 0)
+	if c.within > 0 {
+		c.within = max(c.within-n, 0)
+	} else if len(c.asked) == 0 {
+		if c.group *= 2; c.group >= ChunkSize {
+			c.group = 0
+		}
+	}
 	r.signal()
 }
 
 // ProbeLost notes that the probe ended: what wasn't answered is to be asked
-// again. When it broke without a word, it narrows down which name did that; once
-// it is certain, culprit is what lookupd closed at, for ProbeRefused.
-func (r *Registry) ProbeLost(c *Cursor, severed bool) (culprit *Command) {
+// again. When it broke without a word, it narrows down which name did that, and
+// gotOn tells whether it did; once it is certain, culprit is what lookupd closed
+// at, for ProbeRefused.
+func (r *Registry) ProbeLost(c *Cursor, severed bool) (culprit *Command, gotOn bool) {
 	r.lock()
 	defer r.mu.Unlock()
 	var back []*aside
@@ -250,19 +276,28 @@ func (r *Registry) ProbeLost(c *Cursor, severed bool) (culprit *Command) {
 			c.addGhost(a.entry)
 		}
 	}
-	c.queue = append(back, c.queue...)
 	c.asked, c.ephemerals = nil, nil
-	if !severed || len(back) == 0 {
-		return nil
-	}
-	c.within = len(back)
-	if len(back) == 1 {
-		if back[0].strikes++; back[0].strikes >= maxStrikes {
-			cmd := newCommand(false, back[0].entry)
-			return &cmd
+	if severed && len(back) == 1 {
+		a := back[0]
+		c.within, c.group = 0, 1
+		switch a.strikes++; a.strikes {
+		case 1:
+			c.struck = append(c.struck, a)
+			return nil, true
+		case maxStrikes:
+			cmd := newCommand(false, a.entry)
+			return &cmd, true
 		}
 	}
-	return nil
+	if len(back) > 0 && back[0].strikes > 0 {
+		c.struck = append(back, c.struck...)
+		return nil, false
+	}
+	c.queue = append(back, c.queue...)
+	if severed {
+		c.within = len(back)
+	}
+	return nil, severed && len(back) > 1
 }
 
 // ProbeDone tells whether the probe has nothing to do any more: everything was
