@@ -43,15 +43,24 @@ func (w *simWorld) settle() {
 }
 
 // bound is how long it may take until every lookupd knows everything, once
-// faults have stopped: an attempt that still fails, a backoff, and a connection
-// that in the worst case goes in 64 groups because it suspects a lost refusal.
+// faults have stopped: an attempt that still fails, a backoff, and some round trips
+// of the main connection and of a probe, which asks in groups that grow.
 func (w *simWorld) bound() time.Duration {
 	s := w.history.setting
 	dns := time.Duration(0)
 	if s.resolve > 0 {
 		dns = resolve.Timeout + 2*time.Second // a look-up that still hangs, and a pause
 	}
-	return dns + 2*simTimeout + s.maxBackoff + (64+6)*2*s.latency + 2*time.Second
+	return dns + 2*simTimeout + s.maxBackoff + 20*w.roundTrip() + time.Second
+}
+
+// roundTrip is what a question and its answer take, on a new connection as well.
+func (w *simWorld) roundTrip() time.Duration {
+	d := 2 * w.history.setting.latency
+	if w.history.setting.bandwidth > 0 {
+		d += 20 * time.Millisecond
+	}
+	return d
 }
 
 // converge waits until the lookupds know everything.
@@ -64,6 +73,8 @@ func (w *simWorld) converge() {
 		return w.loop.WaitRegistered(ctx, n)
 	}
 	err := wait(0)
+	// The pauses double, so one is as long as it took to come there.
+	retried := min(time.Since(w.began), registry.MaxRetryDelay) + w.history.setting.maxBackoff + w.bound()
 	for began := time.Now(); errors.As(err, new(*ResponseError)); err = wait(0) {
 		if others := len(w.configured) - w.refusing(); others > 0 {
 			if err := wait(others); err != nil && !errors.As(err, new(*ResponseError)) {
@@ -72,9 +83,9 @@ func (w *simWorld) converge() {
 			}
 		}
 		for w.refusing() > 0 {
-			time.Sleep(time.Second)
-			if time.Since(began) > 2*registry.MaxRetryDelay {
-				w.failf("refused for ever: %v", err)
+			w.pause(time.Second)
+			if time.Since(began) > retried {
+				w.failf("still refused after %v: %v", retried, err)
 				return
 			}
 		}
@@ -89,40 +100,56 @@ func (w *simWorld) converge() {
 	w.checkNothingElse()
 }
 
-// checkRefusal lets a lookupd refuse one name, which must not keep it from
-// hearing of the others.
+// checkRefusal lets a lookupd refuse names, which must not keep it from hearing of
+// the others, nor these from being listed from then on.
 func (w *simWorld) checkRefusal() {
-	refused := w.history.setting.refused
-	if refused == "" || len(w.faults) > 0 {
+	refusal := w.history.setting.refusal
+	if refusal.pattern == "" || len(w.faults) > 0 {
 		return
 	}
-	message := "E_BAD_TOPIC not valid"
-	if strings.Contains(refused, " ") {
-		message = "E_BAD_CHANNEL not valid"
+	w.notifyOnce(preloadEvents(0, w.history.setting.preload, false))
+	w.converge()
+	names, refused := w.model.broker.names(), 0
+	for name := range names {
+		if refusal.has(name) {
+			refused++
+		}
 	}
 	server := w.servers[w.configured[0]]
-	lift := server.Do(lookupdtest.On("REGISTER "+refused, lookupdtest.Reject(message)))
+	lift := server.Do(lookupdtest.On("REGISTER "+refusal.pattern, refusals[refusal.how]))
 	server.CloseConnections()
-	w.settle()
-	ctx, cancel := context.WithTimeout(context.Background(), w.bound())
-	defer cancel()
-	err := server.Wait(ctx, func() bool {
+	isMissing := func() (missing string) {
 		known := registrations(server)
-		for name := range w.model.broker.names() {
-			isRefused := name == refused || strings.HasPrefix(name, refused+" ")
-			if known[name] != 1 && !isRefused {
-				return false
+		for name := range names {
+			if known[name] != 1 && !refusal.has(name) {
+				missing = name
 			}
 		}
-		return true
-	})
-	if err != nil {
-		w.failf("lookupd %d refuses %q and knows no more than %v", w.configured[0], refused, registrations(server))
+		return missing
 	}
-	for _, refusal := range w.loop.Status().Lookupds[0].Refused {
-		if name := strings.TrimSpace(refusal.Topic + " " + refusal.Channel); name != refused && refusal.Topic != refused {
-			w.failf("lookupd %d refuses %q, and Status says %v", w.configured[0], refused, refusal)
+	// Pauses that end with the first answer, and for each refused name some connections.
+	each := 5 * 2 * w.roundTrip()
+	if refusal.how == "Reset" || refusal.how == "Drop" {
+		each = 10 * 2 * w.roundTrip() // to find it among the others
+	}
+	soon := 3*time.Second + time.Duration(refused+2)*each
+	w.pause(soon)
+	for range 20 {
+		if name := isMissing(); name != "" {
+			w.failf("lookupd %d refuses %v and doesn't list %q %v later", w.configured[0], refusal, name, soon)
+			return
 		}
+		w.pause(500 * time.Millisecond)
+	}
+	w.pause(time.Duration(refused) * (300*time.Millisecond + each)) // the last trials of those at which it closes
+	for _, r := range w.loop.Status().Lookupds[0].Refused {
+		if name := strings.TrimSpace(r.Topic + " " + r.Channel); !refusal.has(name) && !refusal.has(r.Topic+" x") {
+			w.failf("lookupd %d refuses %v, and Status says %v", w.configured[0], refusal, r)
+		}
+		refused--
+	}
+	if isByTopic := !strings.Contains(refusal.pattern, " "); !isByTopic && refused != 0 {
+		w.failf("lookupd %d refuses %v, and Status misses %d of them", w.configured[0], refusal, refused)
 	}
 	lift()
 	w.converge()
@@ -165,9 +192,10 @@ func (w *simWorld) checkDatabases(right func(producers int) bool) {
 // checkNothingElse checks that no lookupd knows what isn't there, and those
 // that aren't configured nothing at all.
 func (w *simWorld) checkNothingElse() {
+	names := w.model.broker.names()
 	for i, s := range w.servers {
 		for name := range registrations(s) {
-			if !slices.Contains(w.configured, i) || !w.model.broker.names()[name] {
+			if !slices.Contains(w.configured, i) || !names[name] {
 				w.failf("lookupd %d lists %q in vain", i, name)
 			}
 		}
@@ -296,8 +324,33 @@ func (w *simWorld) isLeaving(write simWrite) bool {
 // written before a PING must be answered before it.
 func (w *simWorld) checkHeartbeats() {
 	for _, c := range w.wire.conns {
-		if silence := c.longestSilence(w.left[c.address]); silence > simHeartbeat+simTimeout && !w.slow[c.address] && !c.isProbe {
+		if silence := c.longestSilence(w.left[c.address]); silence > w.history.setting.heartbeat+simTimeout && !w.slow[c.address] && !c.isProbe {
 			w.failf("no PING to %s for %v", c.address, silence)
+		}
+	}
+}
+
+// simProgress is how far a lookupd has come, and since when.
+type simProgress struct {
+	connects, commands uint64
+	pending, dials     int
+	since              time.Time
+}
+
+// checkProgress checks that no lookupd is connected and behind, and nothing happens:
+// no command, no answer, no probe's attempt to connect. With a long heartbeat
+// nothing would get it going for long.
+func (w *simWorld) checkProgress() {
+	const atMost = 2*simTimeout + leaveTimeout + time.Second // some failing attempt
+	for _, s := range w.loop.Status().Lookupds {
+		now := simProgress{s.Connects, s.Commands, s.Pending, w.wire.numDials(s.Address), time.Now()}
+		before := w.progress[s.Address]
+		if now.since = before.since; now != before || s.State != Connected || s.Pending == 0 {
+			now.since = time.Now()
+		}
+		w.progress[s.Address] = now
+		if stands := time.Since(now.since); stands > w.history.setting.maxBackoff+atMost {
+			w.failf("%s has %d changes to hear of, and nothing happens for %v", s.Address, s.Pending, stands)
 		}
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"path"
 	"strings"
 	"time"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
+	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -28,8 +30,38 @@ type simSetting struct {
 	maxBackoff time.Duration
 	resync     time.Duration
 	resolve    time.Duration // ResolveInterval; with 0 the Loop is given IP addresses, otherwise names
+	heartbeat  time.Duration // with the long one nothing may wait for it
 	preload    int           // topics with a channel each that are there from the beginning
-	refused    string        // after all other faults one lookupd still refuses this "topic" or "topic channel"
+	refusal    simRefusal    // after all other faults one lookupd still refuses names
+}
+
+// simRefusal is how a lookupd refuses the names that begin with the words of a
+// pattern; no pattern: it doesn't.
+type simRefusal struct {
+	pattern string
+	how     string // a key of refusals
+}
+
+var refusals = map[string]lookupdtest.Order{
+	"BadTopic":     lookupdtest.BadTopic(),
+	"BadChannel":   lookupdtest.BadChannel(),
+	"Reset":        lookupdtest.Reset(), // the answer is lost
+	"Drop":         lookupdtest.Drop(),  // there is none
+	"never answer": lookupdtest.Raw(nil),
+}
+
+// has tells whether a name, "topic" or "topic channel", is refused.
+func (s simRefusal) has(name string) bool {
+	words, patterns := strings.Fields(name), strings.Fields(s.pattern)
+	if len(patterns) == 0 || len(words) < len(patterns) {
+		return false
+	}
+	for i, pattern := range patterns {
+		if ok, _ := path.Match(pattern, words[i]); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // simStep is one thing that happens after a pause.
@@ -47,7 +79,7 @@ const simMaxLookupds = 4
 
 // drawHistory is a pure function of its seed.
 func drawHistory(seed uint64) *simHistory {
-	r := simRandom{rand.New(rand.NewPCG(seed, 0))}
+	r := simRandom{Rand: rand.New(rand.NewPCG(seed, 0))}
 	h := &simHistory{
 		seed: seed,
 		setting: simSetting{
@@ -57,11 +89,15 @@ func drawHistory(seed uint64) *simHistory {
 			maxBackoff: pick(r, time.Second, 5*time.Second, 15*time.Second),
 			resync:     pick(r, 0, 0, 7*time.Second),
 			resolve:    pick(r, 0, 0, 4*time.Second, 5*time.Minute),
-			preload:    pick(r, 0, 3, 30),
-			refused:    pick(r, "", "a", "b x"),
+			heartbeat:  pick(r, simHeartbeat, time.Minute),
+			preload:    pick(r, 0, 3, 3, 30, 30, registry.ChunkSize+50),
+			refusal: pick(r, simRefusal{}, simRefusal{"a", "BadTopic"}, simRefusal{"b x", "BadChannel"},
+				simRefusal{"* x", pick(r, "BadChannel", "Reset", "Drop")},
+				simRefusal{"preload*[02468]", pick(r, "BadTopic", "Reset", "Drop")}),
 		},
 		lookupds: 2 + r.IntN(simMaxLookupds-1),
 	}
+	r.preload = h.setting.preload
 	if h.setting.latency > time.Millisecond { // or IDENTIFY would not arrive in time
 		h.setting.buffer = max(h.setting.buffer, 4096)
 	} else if h.setting.latency > 0 {
@@ -85,7 +121,10 @@ func (h *simHistory) String() string {
 }
 
 // simRandom draws parts of a history.
-type simRandom struct{ *rand.Rand }
+type simRandom struct {
+	*rand.Rand
+	preload int // topics of the history's setting
+}
 
 func pick[T any](r simRandom, from ...T) T { return from[r.IntN(len(from))] }
 
@@ -95,8 +134,10 @@ func (r simRandom) step(lookupds int) simStep {
 	var name string
 	var do func(*simWorld)
 	switch n := r.IntN(100); {
-	case n < 42:
+	case n < 38:
 		name, do = r.notify()
+	case n < 43:
+		name, do = r.many()
 	case n < 46:
 		name, do = r.setMetadata()
 	case n < 62:
@@ -138,7 +179,53 @@ func (r simRandom) step(lookupds int) simStep {
 }
 
 func (r simRandom) topic() string {
+	if r.preload > 0 && r.IntN(5) == 0 {
+		return simPreload(r.IntN(r.preload))
+	}
 	return pick(r, "a", "a", "b", "b", "c", "d#ephemeral")
+}
+
+// simPreload is the name of the topic that is there from the beginning.
+func simPreload(i int) string {
+	if i%7 == 6 {
+		return fmt.Sprintf("preload%d#ephemeral", i)
+	}
+	return fmt.Sprintf("preload%d", i)
+}
+
+// preloadEvents make the topics from first on, or delete them.
+func preloadEvents(first, end int, deleted bool) (events []Event) {
+	for i := first; i < end; i++ {
+		if topic := simPreload(i); deleted {
+			events = append(events, TopicDeleted(topic))
+		} else {
+			events = append(events, TopicCreated(topic), ChannelCreated(topic, "x"))
+		}
+	}
+	return events
+}
+
+// many draws a lot that happens at once, or one after the other amid a full sync.
+func (r simRandom) many() (string, func(*simWorld)) {
+	i, j := r.IntN(r.preload+1), r.IntN(r.preload+1)
+	first, end, deleted := min(i, j), max(i, j), r.IntN(2) == 0
+	if r.IntN(3) > 0 {
+		return fmt.Sprintf("preload[%d:%d] at once, deleted: %v", first, end, deleted), func(w *simWorld) {
+			w.notifyOnce(preloadEvents(first, end, deleted))
+		}
+	}
+	var batches [][]Event
+	for range 20 {
+		batches = append(batches, r.events())
+	}
+	lookupd := r.IntN(2)
+	return fmt.Sprintf("lookupd %d closes connections, and then every 10 ms one of %v", lookupd, batches), func(w *simWorld) {
+		w.servers[lookupd].CloseConnections()
+		for _, batch := range batches {
+			time.Sleep(10 * time.Millisecond)
+			w.notifyOnce(batch)
+		}
+	}
 }
 
 func (r simRandom) channel() string {
@@ -251,6 +338,10 @@ func (r simRandom) order() (name string, order lookupdtest.Order, isSlow bool) {
 	case 4:
 		return "Hangup", lookupdtest.Hangup(), false
 	case 5:
+		if r.IntN(2) == 0 {
+			n := pick(r, 20, 200, 2000)
+			return fmt.Sprintf("Rate(%d)", n), lookupdtest.Rate(n), true
+		}
 		d := pick(r, time.Millisecond, 50*time.Millisecond, 1100*time.Millisecond)
 		return fmt.Sprintf("Delay(%v)", d), lookupdtest.Delay(d), true
 	case 6:
@@ -269,9 +360,10 @@ func (r simRandom) order() (name string, order lookupdtest.Order, isSlow bool) {
 	case 11:
 		return "Restart", lookupdtest.Once(lookupdtest.Restart()), false
 	case 12, 13, 14:
-		pattern := pick(r, "REGISTER "+r.topic(), "REGISTER "+r.topic()+" "+r.channel(), "* "+r.topic())
-		message := pick(r, "E_BAD_TOPIC not valid", "E_BAD_CHANNEL not valid")
-		return fmt.Sprintf("On(%q, Reject(%q))", pattern, message), lookupdtest.On(pattern, lookupdtest.Reject(message)), false
+		pattern := pick(r, "REGISTER "+r.topic(), "REGISTER "+r.topic()+" "+r.channel(), "* "+r.topic(),
+			"REGISTER preload*[02468]", "REGISTER * x", "REGISTER *")
+		how := pick(r, "BadTopic", "BadTopic", "BadChannel", "BadChannel", "Reset", "Drop", "never answer")
+		return fmt.Sprintf("On(%q, %s)", pattern, how), lookupdtest.On(pattern, refusals[how]), false
 	case 15:
 		message := pick(r, "E_INVALID", "E_BAD_TOPIC", "E_BAD_BODY no", "E_")
 		return fmt.Sprintf("Reject(%q)", message), lookupdtest.Reject(message), false
@@ -303,9 +395,14 @@ func (r simRandom) lose(i int) (string, func(*simWorld)) {
 			w.addFault(w.servers[i].Start)
 		}
 	case 1:
-		return fmt.Sprintf("lookupd %d is restarted", i), func(w *simWorld) {
-			w.servers[i].Stop()
-			w.servers[i].Start()
+		times, up, down := 1+r.IntN(5), pick[time.Duration](r, 0, 20, 300, 900)*time.Millisecond, pick[time.Duration](r, 0, 0, 100)*time.Millisecond
+		return fmt.Sprintf("lookupd %d is restarted %d times, up for %v, down for %v", i, times, up, down), func(w *simWorld) {
+			for range times {
+				w.servers[i].Stop()
+				time.Sleep(down)
+				w.servers[i].Start()
+				time.Sleep(up)
+			}
 		}
 	case 2:
 		return fmt.Sprintf("lookupd %d closes connections", i), func(w *simWorld) { w.servers[i].CloseConnections() }

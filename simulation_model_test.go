@@ -249,7 +249,8 @@ func (b broker) requireEqual(t require.TestingT, loop *Loop) {
 type simWire struct {
 	mu     sync.Mutex
 	open   map[*simConn]bool
-	conns  []*simConn // all there ever were
+	dials  map[string]int // by address, those that failed among them
+	conns  []*simConn     // all there ever were
 	writes []simWrite
 }
 
@@ -271,13 +272,18 @@ type simConn struct {
 	said    []time.Time // when IDENTIFY and PING were written
 }
 
-func newSimWire() *simWire { return &simWire{open: make(map[*simConn]bool)} }
+func newSimWire() *simWire {
+	return &simWire{open: make(map[*simConn]bool), dials: make(map[string]int)}
+}
 
 type simDial func(ctx context.Context, network, address string) (net.Conn, error)
 
 func (w *simWire) watch(dial simDial) simDial {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		dialed := time.Now()
+		w.mu.Lock()
+		w.dials[address]++
+		w.mu.Unlock()
 		raw, err := dial(ctx, network, address)
 		if err != nil {
 			return nil, err
@@ -324,6 +330,12 @@ func (w *simWire) numOpen() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.open)
+}
+
+func (w *simWire) numDials(address string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dials[address]
 }
 
 // longestSilence is the longest time between two heartbeats on a connection,

@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	simHistories = flag.Int("histories", 300, "how many histories TestSimulation plays")
+	simHistories = flag.Int("histories", 150, "how many histories TestSimulation plays")
 	simSeed      = flag.Uint64("history.seed", 0, "the seed of the first history, the next has the next; 0 draws one")
 	simKept      = flag.String("history.steps", "", "play these steps of the first history only, as a failure prints them")
 )

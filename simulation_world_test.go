@@ -30,6 +30,7 @@ const (
 // steps; the faults it finds are collected, the first is what counts.
 type simWorld struct {
 	history *simHistory
+	began   time.Time
 	network *lookupdtest.Network
 	servers []*lookupdtest.Server
 	wire    *simWire
@@ -40,6 +41,7 @@ type simWorld struct {
 	lifts      []func()
 	slow       map[string]bool        // addresses where answers came late at some time
 	left       map[string][]time.Time // when the Loop was told to leave an address
+	progress   map[string]simProgress // by address
 
 	disk  *nsqdattest.Disk
 	loop  *Loop
@@ -54,13 +56,16 @@ type simWorld struct {
 func newSimWorld(h *simHistory) *simWorld {
 	w := &simWorld{
 		history: h,
+		began:   time.Now(),
 		network: lookupdtest.NewNetwork(),
 		wire:    newSimWire(),
 		dns:     new(fakeResolver),
 		model:   newSimModel(),
 		slow:    make(map[string]bool),
 		left:    make(map[string][]time.Time),
-		disk:    nsqdattest.NewDisk(nil),
+
+		progress: make(map[string]simProgress),
+		disk:     nsqdattest.NewDisk(nil),
 	}
 	w.network.SetLatency(h.setting.latency)
 	w.network.SetBuffer(h.setting.buffer)
@@ -76,12 +81,9 @@ func newSimWorld(h *simHistory) *simWorld {
 // play plays the history from beginning to end and returns what was wrong.
 func (w *simWorld) play() []string {
 	w.start()
-	for i := range w.history.setting.preload {
-		topic := fmt.Sprintf("preload%d", i)
-		w.notify([][][]Event{{{TopicCreated(topic), ChannelCreated(topic, "x")}}})
-	}
+	w.notifyOnce(preloadEvents(0, w.history.setting.preload, false))
 	for _, step := range w.history.steps {
-		time.Sleep(step.pause)
+		w.pause(step.pause)
 		step.do(w)
 	}
 	w.finish()
@@ -89,6 +91,14 @@ func (w *simWorld) play() []string {
 		s.Close()
 	}
 	return w.faults
+}
+
+// pause lets time pass, and watches that no lookupd waits for a heartbeat.
+func (w *simWorld) pause(d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		time.Sleep(min(time.Until(end), 500*time.Millisecond))
+		w.checkProgress()
+	}
 }
 
 func (w *simWorld) failf(format string, args ...any) {
@@ -108,7 +118,7 @@ func (w *simWorld) start() {
 	opts := validOptions()
 	opts.LookupdTCPAddresses = w.addresses()
 	opts.DataPath = simDataPath
-	opts.HeartbeatInterval = simHeartbeat
+	opts.HeartbeatInterval = w.history.setting.heartbeat
 	opts.DialTimeout, opts.ResponseTimeout = simTimeout, simTimeout
 	opts.MaxBackoff = w.history.setting.maxBackoff
 	opts.ResyncInterval = w.history.setting.resync

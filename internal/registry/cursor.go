@@ -237,14 +237,6 @@ func (r *Registry) Resync(c *Cursor) bool {
 	return true
 }
 
-// IsStuck tells whether the cursor waits although nothing is in flight and there
-// is more in the log. That must not be: see the rules in the package's comment.
-func (r *Registry) IsStuck(c *Cursor) bool {
-	r.lock()
-	defer r.mu.Unlock()
-	return c.connected && c.answered == c.sent && (c.read != r.seq || len(c.late)+len(c.ghosts) > 0)
-}
-
 // View is what a lookupd's status shows of its cursor.
 type View struct {
 	Pending      int       // changes that it has not acknowledged
