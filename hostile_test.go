@@ -1,14 +1,11 @@
 package lookuploop
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"runtime"
-	"runtime/pprof"
 	"strconv"
 	"strings"
 	"testing"
@@ -443,27 +440,4 @@ func (c *churn) step(n int) {
 			c.notify(ChannelDeleted(c.topic, channel(c.made-101)))
 		}
 	}
-}
-
-// memoryInUse is what the heap holds after a collection.
-func memoryInUse() int {
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return int(stats.HeapAlloc)
-}
-
-// librarysGoroutines counts the goroutines that the library started, or that are in Run.
-func librarysGoroutines() (n int) {
-	var b bytes.Buffer
-	pprof.Lookup("goroutine").WriteTo(&b, 2)
-	for _, goroutine := range strings.Split(b.String(), "\n\n") {
-		for _, method := range []string{"lookuploop.(*Loop).", "lookuploop.(*lookupPeer).", "lookuploop.(*probe).", "nsqdat.(*Writer).", "wire.(*Conn[...])."} {
-			if strings.Contains(goroutine, method) {
-				n++
-				break
-			}
-		}
-	}
-	return n
 }

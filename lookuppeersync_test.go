@@ -2,7 +2,9 @@ package lookuploop
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/atomic"
 
 	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/internal/wire"
@@ -360,4 +363,37 @@ func TestNamesThatAreAcceptedLaterCostACommandEach(t *testing.T) {
 			require.Equal(t, connects, s.status(1).Connects)
 		})
 	}
+}
+
+// Names stay in doubt while there can't be a second connection, and Status says why.
+func TestStatusSaysWhyNamesStayInDoubt(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		full := errors.New("too many connections")
+		var open atomic.Bool
+		s := newScene(t, 1, func(o *Options) {
+			dial := o.Dial
+			o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if open.Load() {
+					return nil, full
+				}
+				return dial(ctx, network, address)
+			}
+			o.OnStateChange = func(s LookupdStatus) { open.Store(s.State == Connected) }
+		})
+		badTopic(s.lookupds[0], "bad")
+		s.notify(TopicCreated("bad"), TopicCreated("good"))
+		s.run()
+		time.Sleep(time.Minute)
+		require.Equal(t, Connected, s.status(1).State)
+		require.Equal(t, 1, s.status(1).Pending)
+		require.ErrorIs(t, s.status(1).LastError, full)
+		require.ErrorContains(t, s.status(1).LastError, "second connection, for names in doubt")
+
+		s.loop.opts.OnStateChange = nil
+		open.Store(false)
+		time.Sleep(defaultMaxBackoff)
+		require.Zero(t, s.status(1).Pending)
+		require.NoError(t, s.status(1).LastError)
+		require.Equal(t, []string{"good"}, announced(s.lookupds[0]))
+	})
 }

@@ -2,12 +2,15 @@ package lookuploop
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"runtime"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"testing"
@@ -340,4 +343,27 @@ func serveWordForWord(listener net.Listener) (commands int) {
 			commands++
 		}
 	}
+}
+
+// memoryInUse is what the heap holds after a collection.
+func memoryInUse() int {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int(stats.HeapAlloc)
+}
+
+// librarysGoroutines counts the goroutines that the library started, or that are in Run.
+func librarysGoroutines() (n int) {
+	var b bytes.Buffer
+	pprof.Lookup("goroutine").WriteTo(&b, 2)
+	for _, goroutine := range strings.Split(b.String(), "\n\n") {
+		for _, method := range []string{"lookuploop.(*Loop).", "lookuploop.(*lookupPeer).", "lookuploop.(*probe).", "nsqdat.(*Writer).", "wire.(*Conn[...])."} {
+			if strings.Contains(goroutine, method) {
+				n++
+				break
+			}
+		}
+	}
+	return n
 }
