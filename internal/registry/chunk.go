@@ -7,10 +7,10 @@ package registry
 func (r *Registry) Read(c *Cursor, limit int, out []Command) (_ []Command, progress bool) {
 	r.lock()
 	defer r.mu.Unlock()
-	first := len(out)
+	first, again := len(out), len(c.again)
 	out = r.readAside(c, limit, out)
 	limit -= len(out) - first
-	progress = len(out) > first
+	progress = len(out) > first || len(c.again) < again
 	if c.read < r.seq && limit > 0 {
 		out = r.readLog(c, limit, out)
 		progress = true
@@ -19,8 +19,8 @@ func (r *Registry) Read(c *Cursor, limit int, out []Command) (_ []Command, progr
 }
 
 // readAside reads what is not at its place in the log: deletions of ephemeral
-// names that were missed, as far as they were not made again, and names that
-// passed the probe.
+// names that were missed, as far as they were not made again, names that passed
+// the probe, and names to be announced again.
 func (r *Registry) readAside(c *Cursor, limit int, out []Command) []Command {
 	for ; len(c.ghosts) > 0 && limit > 0 && c.read == r.seq; c.ghosts = c.ghosts[1:] {
 		if e := c.ghosts[0]; !r.isLive(e) {
@@ -38,8 +38,21 @@ func (r *Registry) readAside(c *Cursor, limit int, out []Command) []Command {
 			limit--
 		}
 	}
+	for ; len(c.again) > 0 && limit > 0; c.again = c.again[1:] {
+		if e := c.again[0]; c.hasSaid(e) && !r.isDoomed(e) {
+			out = append(out, c.say(newCommand(false, e)))
+		}
+		limit-- // for nothing said, too: there may be many
+	}
+	if len(c.again) == 0 {
+		c.again = nil
+	}
 	return out
 }
+
+// hasSaid tells whether the main connection has said that e exists, which it does
+// still. Otherwise it will when it comes to e's place, or must not.
+func (c *Cursor) hasSaid(e *entry) bool { return !e.deleted && e.seq <= c.read && c.isMain(e) }
 
 // readLog reads a chunk of the log.
 func (r *Registry) readLog(c *Cursor, limit int, out []Command) []Command {

@@ -47,6 +47,7 @@ type Cursor struct {
 	unresolved standings // what is in doubt, or passed and not acknowledged on the main connection
 	late       []*aside  // passed, and behind the main connection's place
 	lateSent   []lateCommand
+	again      []*entry // that lookupd lost, see Announce
 	probe
 }
 
@@ -122,7 +123,7 @@ func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
 	for _, topic := range c.uncovered {
 		topic.onMain = false
 	}
-	c.late, c.lateSent, c.uncovered = nil, nil, nil
+	c.late, c.lateSent, c.uncovered, c.again = nil, nil, nil, nil
 	r.signal()
 }
 
@@ -235,6 +236,30 @@ func (r *Registry) Resync(c *Cursor) bool {
 	c.marker.unlink()
 	c.marker.linkBefore(r.log.next)
 	return true
+}
+
+// Announce lets the main connection say again that items exist, because lookupd
+// lost them. Those that it has not said yet, or must not say, are left out; each
+// item occurs once. It takes the place of an earlier call's items.
+func (r *Registry) Announce(c *Cursor, items []Item) {
+	r.lock()
+	defer r.mu.Unlock()
+	var again []*entry
+	for i, item := range items {
+		e := r.topic(item.Topic)
+		if item.Channel != "" {
+			e = r.channel(item.Topic, item.Channel)
+		}
+		if e != nil {
+			again = append(again, e)
+		}
+		if i%r.hold == r.hold-1 {
+			r.letOthersIn()
+		}
+	}
+	if c.connected {
+		c.again = again
+	}
 }
 
 // View is what a lookupd's status shows of its cursor.

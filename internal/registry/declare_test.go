@@ -33,6 +33,11 @@ func contentsOf(t require.TestingT, content Content) contents {
 	return all
 }
 
+func (c contents) has(name string) bool {
+	_, found := c[name]
+	return found
+}
+
 // apply is what a change makes of c. It returns false if that is impossible.
 func (c contents) apply(change Change) bool {
 	name := change.Topic
@@ -122,8 +127,19 @@ func TestDeclarationsAndSnapshotsAreOfOneInstant(t *testing.T) {
 			}
 		}
 		read := func() {
-			if c.connected {
-				readLines(r, c, 2)
+			if !c.connected {
+				return
+			}
+			if rapid.Bool().Draw(t, "announce") { // and read later
+				others := r.others
+				r.others = nil
+				r.Announce(c, []Item{{Topic: drawTopic(t)}})
+				r.others = others
+				return
+			}
+			chunk, _ := r.Read(c, 2, nil)
+			for _, cmd := range chunk {
+				require.True(t, cmd.unregister || truth.has(commandName(cmd)), "%v", cmd)
 			}
 		}
 		for range rapid.IntRange(0, 8).Draw(t, "before") {

@@ -30,6 +30,10 @@
 //     say something. A lookupd that waits with nothing in flight is at the log's
 //     end.
 //
+//   - What a lookupd lost although it had acknowledged it, to an administrator
+//     say, the main connection says again when it is asked to. That changes nothing
+//     of what is acknowledged, and it is said only as long as it is so.
+//
 //   - An ephemeral name that was deleted while a lookupd was away is unregistered
 //     when it is back, because it would keep the name for ever otherwise.
 //

@@ -39,6 +39,11 @@ type modelConn struct {
 	arriving []Command // sent, not yet seen by lookupd
 	answers  []Command // answered by lookupd, answer not yet seen
 	known    map[string]bool
+	lost     map[string]bool // that it knew until an administrator deleted them there
+}
+
+func newModelConn() modelConn {
+	return modelConn{isUp: true, known: make(map[string]bool), lost: make(map[string]bool)}
 }
 
 func (c *modelConn) inFlight() []Command { return slices.Concat(c.answers, c.arriving) }
@@ -105,7 +110,7 @@ func (w *registryWorld) declare(t *rapid.T) {
 
 func (p *modelPeer) connect() {
 	if !p.main.isUp {
-		p.main = modelConn{isUp: true, known: make(map[string]bool)}
+		p.main = newModelConn()
 		p.before = p.reg.seq
 		p.reg.Attach(p.cursor, p.now)
 	}
@@ -116,10 +121,10 @@ func (p *modelPeer) read(t *rapid.T, room int) {
 	if !p.main.isUp {
 		return
 	}
-	end := p.cursor.read
+	end, again := p.cursor.read, len(p.cursor.again)
 	chunk, progress := p.reg.Read(p.cursor, room, nil)
 	require.LessOrEqual(t, len(chunk), room+1)
-	require.Equal(t, progress, len(chunk) > 0 || p.cursor.read != end)
+	require.Equal(t, progress, len(chunk) > 0 || p.cursor.read != end || len(p.cursor.again) != again)
 	said := make(map[string]bool)
 	for _, c := range chunk {
 		p.checkTruth(t, c)
@@ -151,7 +156,7 @@ func (p *modelPeer) ask(t *rapid.T, room int) {
 		if needed, _ := p.reg.NeedsProbe(p.cursor, p.now); !needed || !p.main.isUp {
 			return
 		}
-		p.probe = modelConn{isUp: true, known: make(map[string]bool)}
+		p.probe = newModelConn()
 	}
 	if p.reg.ProbeDone(p.cursor) {
 		p.probe.arriving = append(p.probe.arriving, p.reg.ProbeFarewell(p.cursor, nil)...)
@@ -225,9 +230,9 @@ func (p *modelPeer) process(t *rapid.T, conn *modelConn, c Command) outcome {
 	conn.answers = append(conn.answers, c)
 	switch {
 	case !c.unregister:
-		conn.known[c.Topic()] = true
-		conn.known[name] = true
 		for _, n := range []string{c.Topic(), name} {
+			conn.known[n] = true
+			delete(conn.lost, n)
 			if isEphemeral(n) {
 				p.keys[n] = true
 			}
@@ -239,6 +244,7 @@ func (p *modelPeer) process(t *rapid.T, conn *modelConn, c Command) outcome {
 		}
 	}
 	delete(conn.known, name)
+	delete(conn.lost, name)
 	if !p.main.known[name] && !p.probe.known[name] {
 		delete(p.keys, name)
 	}
@@ -293,6 +299,28 @@ func (p *modelPeer) resync() {
 	if p.main.isUp && p.reg.Resync(p.cursor) {
 		p.before = p.reg.seq
 	}
+}
+
+// administratorDeletes is an administrator who deletes a name at lookupd, a topic with its channels.
+func (p *modelPeer) administratorDeletes(name string) {
+	for known := range p.main.known {
+		if known == name || topicOf(known) == name {
+			delete(p.main.known, known)
+			p.main.lost[known] = true
+		}
+	}
+}
+
+// announceAgain lets everything be said again, whether it was lost or not.
+func (p *modelPeer) announceAgain() {
+	var items []Item
+	for _, topic := range modelTopics {
+		items = append(items, Item{Topic: topic})
+		for _, channel := range modelChannels {
+			items = append(items, Item{Topic: topic, Channel: channel})
+		}
+	}
+	p.reg.Announce(p.cursor, items)
 }
 
 func commandName(c Command) string { return strings.TrimSpace(c.Topic() + " " + c.Channel()) }

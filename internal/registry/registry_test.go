@@ -21,8 +21,8 @@ var (
 // TestRegistryConvergesAtEveryLookupd plays random histories over the real
 // registry, with models of nsqlookupd behind connections that may be lost at
 // any point, chunks that end anywhere, names that are refused, refusals that
-// get lost, names at which lookupd closes without a word, and
-// resyncs. After each step it holds what every cursor claims
+// get lost, names at which lookupd closes without a word, names that an
+// administrator deletes there, and resyncs. After each step it holds what every cursor claims
 // to be acknowledged against what its lookupd knows.
 func TestRegistryConvergesAtEveryLookupd(t *testing.T) {
 	setRapidDefault(t, "checks", "1500")
@@ -55,18 +55,22 @@ func TestRegistryConvergesAtEveryLookupd(t *testing.T) {
 				w.change(Change{TopicDeleted, topic, ""})
 				w.change(Change{TopicCreated, topic, ""})
 			},
-			"declare":      func(t *rapid.T) { w.declare(t) },
-			"connect":      func(t *rapid.T) { w.drawPeer(t).connect() },
-			"read":         func(t *rapid.T) { w.drawPeer(t).read(t, upTo(t, 4)) },
-			"serve":        func(t *rapid.T) { w.drawPeer(t).serve(t, upTo(t, 3)) },
-			"answer":       func(t *rapid.T) { w.drawPeer(t).answer(upTo(t, 3)) },
-			"lose":         func(t *rapid.T) { w.drawPeer(t).lose(rapid.Bool().Draw(t, "severed")) },
-			"resync":       func(t *rapid.T) { w.drawPeer(t).resync() },
-			"ask":          func(t *rapid.T) { w.drawPeer(t).ask(t, upTo(t, 4)) },
-			"serve probe":  func(t *rapid.T) { w.drawPeer(t).serveProbe(t, upTo(t, 3)) },
-			"answer probe": func(t *rapid.T) { w.drawPeer(t).answerProbe(upTo(t, 3)) },
-			"lose probe":   func(t *rapid.T) { w.drawPeer(t).loseProbe(t, rapid.Bool().Draw(t, "severed")) },
-			"time":         func(t *rapid.T) { w.now = w.now.Add(time.Duration(upTo(t, 10_000)) * time.Millisecond) },
+			"declare": func(t *rapid.T) { w.declare(t) },
+			"connect": func(t *rapid.T) { w.drawPeer(t).connect() },
+			"read":    func(t *rapid.T) { w.drawPeer(t).read(t, upTo(t, 4)) },
+			"serve":   func(t *rapid.T) { w.drawPeer(t).serve(t, upTo(t, 3)) },
+			"answer":  func(t *rapid.T) { w.drawPeer(t).answer(upTo(t, 3)) },
+			"lose":    func(t *rapid.T) { w.drawPeer(t).lose(rapid.Bool().Draw(t, "severed")) },
+			"resync":  func(t *rapid.T) { w.drawPeer(t).resync() },
+			"administrator deletes": func(t *rapid.T) {
+				w.drawPeer(t).administratorDeletes(rapid.SampledFrom(modelNames).Draw(t, "name"))
+			},
+			"announce again": func(t *rapid.T) { w.drawPeer(t).announceAgain() },
+			"ask":            func(t *rapid.T) { w.drawPeer(t).ask(t, upTo(t, 4)) },
+			"serve probe":    func(t *rapid.T) { w.drawPeer(t).serveProbe(t, upTo(t, 3)) },
+			"answer probe":   func(t *rapid.T) { w.drawPeer(t).answerProbe(upTo(t, 3)) },
+			"lose probe":     func(t *rapid.T) { w.drawPeer(t).loseProbe(t, rapid.Bool().Draw(t, "severed")) },
+			"time":           func(t *rapid.T) { w.now = w.now.Add(time.Duration(upTo(t, 10_000)) * time.Millisecond) },
 			"change the refused": func(t *rapid.T) {
 				p := w.drawPeer(t)
 				p.refuses = drawNames(t)
@@ -161,6 +165,7 @@ func (p *modelPeer) check(t *rapid.T) {
 		require.True(t, s.aside.index == i && c.aside[s.aside.entry] == s.aside && !s.aside.deleted && s.seq == s.aside.seq)
 	}
 	if !c.connected {
+		require.Empty(t, c.again)
 		return
 	}
 	unread := 0
@@ -179,7 +184,8 @@ func (p *modelPeer) check(t *rapid.T) {
 	}
 	for e := p.reg.log.next; e != &p.reg.log; e = e.next {
 		if !e.isMarker() && e.seq <= c.acked && !c.unresolved.reaches(e.seq) && !c.refused.reaches(e.seq) {
-			require.Equal(t, !e.deleted, p.main.known[entryName(e)], "%s is acknowledged", entryName(e))
+			name := entryName(e)
+			require.Equal(t, !e.deleted, p.main.known[name] || p.main.lost[name], "%s is acknowledged", name)
 		}
 	}
 	if c.acked == p.reg.seq && len(p.main.arriving) == 0 {
@@ -194,6 +200,8 @@ func (p *modelPeer) check(t *rapid.T) {
 func (w *registryWorld) settle(t *rapid.T) {
 	w.settling = true
 	for _, p := range w.peers {
+		p.converge(t)
+		p.announceAgain()
 		p.converge(t)
 		want := maps.Clone(w.truth)
 		for _, name := range p.refusedNames() { // a topic that closes connections looks as if its channels did
@@ -234,7 +242,7 @@ func (p *modelPeer) converge(t *rapid.T) {
 		p.answerProbe(2)
 		p.check(t)
 		needed, _ := p.reg.NeedsProbe(p.cursor, p.now)
-		if p.cursor.connected && !p.probe.isUp && !needed && p.reg.pending(p.cursor) == 0 && len(p.main.inFlight()) == 0 && len(p.cursor.ghosts) == 0 {
+		if p.cursor.connected && !p.probe.isUp && !needed && p.reg.pending(p.cursor) == 0 && len(p.main.inFlight()) == 0 && len(p.cursor.ghosts)+len(p.cursor.again) == 0 {
 			return
 		}
 	}
