@@ -2,6 +2,7 @@ package lookuploop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -113,8 +114,8 @@ func ConfiguredAddress(ctx context.Context) string {
 // address goes. So those that are connected stay, behind the new ones, until each
 // new name has been looked up once, which takes 5 s at most.
 //
-// A fault in any address (see Options.LookupdTCPAddresses) is an error, and
-// nothing changes. It may be called before and during Run; once Run's context has
+// A fault in any address (see Options.LookupdTCPAddresses), or a missing port of
+// the broker, is an error, and nothing changes. It may be called before and during Run; once Run's context has
 // ended it returns ErrClosed.
 func (l *Loop) SetLookupdTCPAddresses(addrs []string) error {
 	configured, err := l.opts.parseAddresses(addrs)
@@ -132,6 +133,30 @@ func (l *Loop) SetLookupdTCPAddresses(addrs []string) error {
 	}
 	l.setPeers()
 	return nil
+}
+
+// parseAddresses checks all addresses and returns them without repetitions. Where
+// there are addresses the broker's ports are needed.
+func (o *Options) parseAddresses(addrs []string) ([]resolve.Address, error) {
+	var errs []error
+	unique := make([]resolve.Address, 0, len(addrs))
+	isThere := make(map[string]bool, len(addrs)) // by key
+	for _, addr := range addrs {
+		a, err := resolve.Parse(addr)
+		if err == nil && a.IsSRV() && o.ResolveInterval <= 0 {
+			err = errors.New("write host:port, or set ResolveInterval for a SRV name")
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("lookuploop: lookupd address %q: %w", addr, err))
+		} else if !isThere[a.Key] {
+			isThere[a.Key] = true
+			unique = append(unique, a)
+		}
+	}
+	if len(addrs) > 0 {
+		errs = append(errs, o.portFaults(1)...)
+	}
+	return unique, errors.Join(errs...)
 }
 
 // Drain leaves discovery, so that no more consumers come, and returns once every
@@ -183,6 +208,21 @@ func (l *Loop) release(p *lookupPeer) {
 		l.leaving = append(l.leaving, p)
 	} else {
 		l.reg.Remove(p.cursor)
+	}
+}
+
+// logAddresses says what about the addresses keeps consumers from the broker.
+func (l *Loop) logAddresses() {
+	l.mu.Lock()
+	configured := l.configured
+	l.mu.Unlock()
+	if len(configured) == 0 {
+		l.opts.Logger.Info("no lookupd addresses: consumers can't find the broker until SetLookupdTCPAddresses names one")
+	}
+	isRemote := func(a resolve.Address) bool { return !a.IsLoopback() }
+	if i := slices.IndexFunc(configured, isRemote); i >= 0 && resolve.IsLoopback(l.opts.BroadcastAddress) {
+		l.opts.Logger.Warn("consumers on other machines can't reach the broker at a loopback address, set BroadcastAddress",
+			"broadcast_address", l.opts.BroadcastAddress, "lookupd", configured[i].Text)
 	}
 }
 

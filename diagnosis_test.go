@@ -105,7 +105,7 @@ func TestDiagnosisBroadcastAddress(t *testing.T) {
 
 func TestDiagnosisNoHTTPPort(t *testing.T) {
 	opts := brokerOptions()
-	opts.BroadcastHTTPPort = 0
+	opts.LookupdTCPAddresses, opts.BroadcastHTTPPort = []string{"lookupd.test:4160"}, 0
 	_, err := lookuploop.New(opts)
 	requireSeen(t, err.Error(), "BroadcastHTTPPort 0: set it to 1..65535")
 }
@@ -145,6 +145,56 @@ func TestDiagnosisHTTPPort(t *testing.T) {
 	opts.LookupdTCPAddresses = []string{lookupd.HTTPAddress}
 	status, _ := diagnose(t, opts, hasError)
 	requireSeen(t, status.LastError.Error(), "name nsqlookupd's TCP port (4160), not its HTTP port (4161)")
+}
+
+// serve answers each connection with the same bytes, once it has read something,
+// and returns its address.
+func serve(t *testing.T, answer string) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conn.Read(make([]byte, 4))
+			io.WriteString(conn, answer)
+			conn.Close()
+		}
+	}()
+	return listener.Addr().String()
+}
+
+func TestDiagnosisAnotherServer(t *testing.T) {
+	certificate, _ := selfSigned("lookupd.test")
+	secure := lookupdtest.NewUnstartedServer()
+	secure.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	secure.Start()
+	defer secure.Close()
+	plain := lookupdtest.NewServer()
+	defer plain.Close()
+	for _, tt := range []struct {
+		address string
+		dial    func(context.Context, string, string) (net.Conn, error)
+		words   []string
+	}{
+		{serve(t, "\x00\x00\x00\x12\x00\x00\x00\x01E_BAD_PROTOCOL"), nil, []string{"this is no nsqlookupd: ", "an nsqd answered"}},
+		{serve(t, "\x15\x03\x01\x00\x02\x02\x46"), nil, []string{"this is no nsqlookupd: ", "a TLS server answered"}},
+		{secure.TCPAddress, nil, []string{"EOF (is this nsqlookupd's TCP port, and without TLS?)"}},
+		{plain.TCPAddress, new(tls.Dialer).DialContext, []string{"the server doesn't speak TLS at this port"}},
+		{"127.0.0.1:4161", func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") },
+			[]string{"4161 is the port of nsqlookupd for HTTP by default, that of nsqlookupd for TCP is 4160"}},
+	} {
+		opts := brokerOptions()
+		opts.LookupdTCPAddresses, opts.Dial = []string{tt.address}, tt.dial
+		status, log := diagnose(t, opts, hasError)
+		for _, words := range tt.words {
+			requireSeen(t, status.LastError.Error(), words)
+			require.Contains(t, log, words)
+		}
+	}
 }
 
 func TestDiagnosisUnresolvableName(t *testing.T) {

@@ -22,9 +22,10 @@
 //
 // # Options
 //
-// Only the ports are required. LookupdTCPAddresses says whom to inform, and
-// with ResolveInterval, ResolveNetwork and Resolver names among them are looked
-// up again and again. BroadcastAddress, BroadcastTCPPort, BroadcastHTTPPort, Hostname,
+// Only the ports are required, and these only once there is a lookupd address.
+// LookupdTCPAddresses says whom to inform, and with ResolveInterval,
+// ResolveNetwork and Resolver names among them are looked up again and again.
+// BroadcastAddress, BroadcastTCPPort, BroadcastHTTPPort, Hostname,
 // Version, TopologyZone and TopologyRegion are what the nsqlookupds, and from
 // them consumers and nsqadmin, learn of the broker. DataPath is where nsqd.dat
 // lies. HeartbeatInterval, DialTimeout, ResponseTimeout, MinBackoff,

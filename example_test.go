@@ -91,7 +91,7 @@ func ExampleNew() {
 	})
 	fmt.Println(err)
 	// Output:
-	// lookuploop: lookupd address "lookupd.example.com": write host:port, with a port of 1..65535
+	// lookuploop: lookupd address "lookupd.example.com": write host:port; nsqlookupd's TCP port is 4160 by default
 	// lookuploop: BroadcastHTTPPort 0: set it to 1..65535 (nsqlookupd refuses 0; without HTTP name the TCP port)
 	// lookuploop: MinBackoff 1m0s is above MaxBackoff 1s
 }

@@ -3,7 +3,6 @@ package lookuploop
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/atomic"
@@ -126,7 +125,7 @@ func (p *lookupPeer) connect(ctx context.Context) (*wire.Conn[registry.Command],
 		err = errors.New("Options.Dial returned neither connection nor error")
 	}
 	if err != nil {
-		return nil, PeerInfo{}, fmt.Errorf("lookuploop: %s: dial: %w", p.address, err)
+		return nil, PeerInfo{}, wire.DialError(p.address, err)
 	}
 	c := wire.NewConn[registry.Command](p.address, conn, p.opts.ResponseTimeout, p.opts.MaxResponseSize)
 	mayStay := context.AfterFunc(ctx, c.Close)

@@ -76,7 +76,7 @@ func TestDialIsGivenDialTimeout(t *testing.T) {
 
 func TestIdentifySendsTopologyOnlyWhenThereIsSome(t *testing.T) {
 	for want, edit := range map[string]func(*Options){
-		`{"broadcast_address":"broker.test","hostname":"broker-host","http_port":4151,"tcp_port":4150,"version":"0.1.0"}`: func(*Options) {},
+		`{"broadcast_address":"broker.test","hostname":"broker-host","http_port":4151,"tcp_port":4150,"version":"1.3.0+lookuploop.0.1.0"}`: func(*Options) {},
 		`{"broadcast_address":"broker.test","hostname":"broker-host","http_port":4151,"tcp_port":4150,"topology_region":"r","topology_zone":"z","version":"1.2.3"}`: func(o *Options) {
 			o.TopologyZone, o.TopologyRegion, o.Version = "z", "r", "1.2.3"
 		},
@@ -348,7 +348,7 @@ func TestOnStateChangeTellsEachTransitionInOrder(t *testing.T) {
 		s.registered()
 		require.NoError(t, s.end())
 		const address = "lookupd1.test:4160 "
-		const identifyEnded = "lookuploop: lookupd1.test:4160: IDENTIFY: EOF"
+		const identifyEnded = "lookuploop: lookupd1.test:4160: IDENTIFY: EOF (is this nsqlookupd's TCP port, and without TLS?)"
 		const pingEnded = "lookuploop: lookupd1.test:4160: PING: EOF"
 		require.Equal(t, []string{
 			address + "connecting <nil>",

@@ -280,7 +280,7 @@ func TestRefusedNameIsTriedAtOnceWhenItIsMadeAgain(t *testing.T) {
 
 func TestNothingIsSaidAboutTheChannelsOfARefusedTopic(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = time.Hour })
+		s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = 100 * time.Second })
 		s.notify(TopicCreated("bad"), ChannelCreated("bad", "x"), TopicCreated("good"))
 		lift := badTopic(s.lookupds[0], "bad")
 		s.run()

@@ -115,6 +115,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.logAddresses()
 	return l.run(ctx)
 }
 

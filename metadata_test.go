@@ -196,7 +196,7 @@ func encoded(t testing.TB, m Metadata) string {
 
 // some is what a broker has before it declares something else.
 func some() Metadata {
-	return Metadata{Version: version, Topics: []TopicMetadata{
+	return Metadata{Version: defaultVersion, Topics: []TopicMetadata{
 		{Name: "orders", Channels: []ChannelMetadata{{Name: "mail"}}},
 		{Name: "events", Paused: true, Channels: []ChannelMetadata{{Name: "log", Paused: true}}},
 		{Name: "live#ephemeral", Channels: []ChannelMetadata{{Name: "view#ephemeral"}}},

@@ -245,7 +245,7 @@ func TestNothingChangesOnceTheContextOfRunHasEnded(t *testing.T) {
 			synctest.Wait()
 		}
 		require.NoError(t, <-result)
-		require.Equal(t, Metadata{Version: version, Topics: []TopicMetadata{
+		require.Equal(t, Metadata{Version: defaultVersion, Topics: []TopicMetadata{
 			{Name: "a", Channels: []ChannelMetadata{}},
 			{Name: "b", Channels: []ChannelMetadata{}},
 		}}, s.loop.Metadata())

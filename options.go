@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -15,12 +16,18 @@ import (
 	"github.com/lookuploop/lookuploop/internal/resolve"
 )
 
-// version is what a broker that doesn't name its own version shows.
+// version is that of this library.
 const version = "0.1.0"
+
+// defaultVersion is what a broker that doesn't name its own version shows: that of
+// the nsqd whose protocols it is likely to speak, so that nsqadmin marks neither it
+// nor an nsqd of today as out of date.
+const defaultVersion = "1.3.0+lookuploop." + version
 
 // Options configure a Loop. The names are those of nsqd's flags where nsqd
 // has such a flag. The zero value of a field means its default; New reports
-// every fault of every field at once.
+// every fault of every field at once. A duration is 1 ms at least and a year at
+// most.
 type Options struct {
 	// LookupdTCPAddresses are the nsqlookupds to keep informed, host:port
 	// each, as net.Dial takes them: without a host it is this machine, and the
@@ -29,23 +36,29 @@ type Options struct {
 	// ResolveInterval, SRV names such as _lookupd._tcp.example.com may be among them.
 	LookupdTCPAddresses []string
 
-	// BroadcastAddress is the host at which consumers reach the broker. An
-	// IPv6 address goes without brackets. Default: Hostname.
+	// BroadcastAddress is the host at which consumers reach the broker: an IP
+	// address, IPv6 without brackets, or a host name of letters, digits, hyphens,
+	// underscores and dots. It can't be 0.0.0.0 or ::. Default: Hostname.
 	BroadcastAddress string
 
 	// Hostname is shown by nsqadmin. Default: os.Hostname().
 	Hostname string
 
-	// BroadcastTCPPort is where consumers reach the broker. Required, 1 to 65535.
+	// BroadcastTCPPort is where consumers reach the broker, 1 to 65535. Required
+	// once there is a lookupd address.
 	BroadcastTCPPort int
 
-	// BroadcastHTTPPort is where nsqadmin reaches the broker. Required, 1 to
-	// 65535, as nsqlookupd refuses 0. A broker without HTTP names its TCP port.
+	// BroadcastHTTPPort is where nsqadmin reaches the broker, 1 to 65535, as
+	// nsqlookupd refuses 0. Required once there is a lookupd address. A broker
+	// without HTTP names its TCP port.
 	BroadcastHTTPPort int
 
-	// Version of the broker, without spaces. nsqadmin shows it, expects a
-	// semantic version, and marks all but the highest it sees as out of date.
-	// Default: the version of this library.
+	// Version of the broker, without spaces. nsqadmin compares the semantic
+	// versions of all producers and marks those as out of date that are below the
+	// highest; one that it can't parse counts as 0.0.0. So begin with the version
+	// of nsqd that runs beside the broker, and put the broker's own behind a plus,
+	// which isn't compared, as in 1.3.0+broker.2.7. Default:
+	// 1.3.0+lookuploop.0.1.0, for nsqd and this library.
 	Version string
 
 	// TopologyZone and TopologyRegion are sent to nsqlookupd when not empty.
@@ -58,7 +71,7 @@ type Options struct {
 	DataPath string
 
 	// HeartbeatInterval is the time between two PINGs to an nsqlookupd, which
-	// hides a producer that was silent for 300 s. Default: 15 s.
+	// hides a producer that was silent for 300 s. At most 100 s. Default: 15 s.
 	HeartbeatInterval time.Duration
 
 	// DialTimeout bounds one call of Dial. Default: 1 s.
@@ -113,7 +126,7 @@ type Options struct {
 	Resolver Resolver
 
 	// MaxResponseSize bounds one answer of an nsqlookupd, TCP or HTTP, in
-	// bytes. Default: 1 MiB.
+	// bytes: 1 KiB at least, 1 GiB at most. Default: 1 MiB.
 	MaxResponseSize int
 
 	// Dial opens the TCP connection to an nsqlookupd; it is the place for TLS.
@@ -150,6 +163,15 @@ const (
 	defaultMaxResponseSize   = 1 << 20
 )
 
+// What is beyond these bounds nobody means.
+const (
+	minDuration          = time.Millisecond
+	maxDuration          = 365 * 24 * time.Hour
+	maxHeartbeatInterval = 100 * time.Second // a third of the time after which nsqlookupd hides a producer
+	minMaxResponseSize   = 1 << 10
+	maxMaxResponseSize   = 1 << 30
+)
+
 // withDefaults returns a copy that shares nothing with o, its defaults filled
 // in, or all that is wrong with it.
 func (o Options) withDefaults() (Options, error) {
@@ -175,7 +197,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Hostname = name
 	}
 	if o.Version == "" {
-		o.Version = version
+		o.Version = defaultVersion
 	}
 	for _, s := range []struct{ name, value string }{
 		{"Hostname", o.Hostname},
@@ -191,27 +213,16 @@ func (o Options) withDefaults() (Options, error) {
 	if o.BroadcastAddress == "" {
 		o.BroadcastAddress = o.Hostname
 	}
-	if strings.ContainsAny(o.BroadcastAddress, "[]") {
-		fault("broadcast address %q: write an IPv6 address without brackets", o.BroadcastAddress)
-	} else if strings.Contains(o.BroadcastAddress, ":") && net.ParseIP(withoutZone(o.BroadcastAddress)) == nil {
-		fault("broadcast address %q: name the host alone, the port goes into BroadcastTCPPort", o.BroadcastAddress)
+	if mistake := broadcastMistake(o.BroadcastAddress); mistake != "" {
+		fault("broadcast address %q: %s", o.BroadcastAddress, mistake)
 	}
 	if strings.ContainsRune(o.DataPath, 0) {
 		fault("DataPath %q: remove the null byte", o.DataPath)
 	}
 
-	for _, p := range []struct {
-		name, hint string
-		value      int
-	}{
-		{"BroadcastTCPPort", "the port where consumers reach the broker", o.BroadcastTCPPort},
-		{"BroadcastHTTPPort", "nsqlookupd refuses 0; without HTTP name the TCP port", o.BroadcastHTTPPort},
-	} {
-		if p.value < 1 || p.value > 65535 {
-			fault("%s %d: set it to 1..65535 (%s)", p.name, p.value, p.hint)
-		}
+	if len(o.LookupdTCPAddresses) == 0 {
+		errs = append(errs, o.portFaults(0)...)
 	}
-
 	// One bound that is given moves the default of the other if it must.
 	minBackoff, maxBackoff := defaultMinBackoff, max(defaultMaxBackoff, o.MinBackoff)
 	if o.MaxBackoff > 0 {
@@ -235,7 +246,14 @@ func (o Options) withDefaults() (Options, error) {
 			fault("%s %v: it can't be negative", d.name, *d.value)
 		case *d.value == 0:
 			*d.value = d.standard
+		case *d.value < minDuration:
+			fault("%s %v: set it to 1 ms at least (a number without a unit is one of nanoseconds)", d.name, *d.value)
+		case *d.value > maxDuration:
+			fault("%s %v: set it to a year at most", d.name, *d.value)
 		}
+	}
+	if o.HeartbeatInterval > maxHeartbeatInterval && o.HeartbeatInterval <= maxDuration {
+		fault("HeartbeatInterval %v: set it to 100 s at most, as nsqlookupd hides a producer after 300 s without a PING", o.HeartbeatInterval)
 	}
 	if o.MinBackoff > o.MaxBackoff && o.MaxBackoff > 0 {
 		fault("MinBackoff %v is above MaxBackoff %v", o.MinBackoff, o.MaxBackoff)
@@ -246,6 +264,8 @@ func (o Options) withDefaults() (Options, error) {
 		fault("MaxResponseSize %d: it can't be negative", o.MaxResponseSize)
 	case o.MaxResponseSize == 0:
 		o.MaxResponseSize = defaultMaxResponseSize
+	case o.MaxResponseSize < minMaxResponseSize || o.MaxResponseSize > maxMaxResponseSize:
+		fault("MaxResponseSize %d: set it to 1 KiB at least and to 1 GiB at most", o.MaxResponseSize)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -269,6 +289,43 @@ func (o Options) withDefaults() (Options, error) {
 	return o, errors.Join(errs...)
 }
 
+// portFaults says what is wrong with the ports, which are to be least at the
+// least: 1, or 0 where they may be left out.
+func (o *Options) portFaults(least int) (errs []error) {
+	for _, p := range []struct {
+		name, hint string
+		value      int
+	}{
+		{"BroadcastTCPPort", "the port where consumers reach the broker", o.BroadcastTCPPort},
+		{"BroadcastHTTPPort", "nsqlookupd refuses 0; without HTTP name the TCP port", o.BroadcastHTTPPort},
+	} {
+		if p.value < least || p.value > 65535 {
+			errs = append(errs, fmt.Errorf("lookuploop: %s %d: set it to 1..65535 (%s)", p.name, p.value, p.hint))
+		}
+	}
+	return errs
+}
+
+// broadcastMistake says why nobody can reach the broker at host.
+func broadcastMistake(host string) string {
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case strings.ContainsFunc(host, isSpaceOrControl): // which is said already
+		return ""
+	case err == nil && ip.Unmap().IsUnspecified():
+		return "it stands for all addresses of a machine, name one where consumers reach the broker"
+	case err == nil:
+		return ""
+	case strings.ContainsAny(host, "[]"):
+		return "write an IPv6 address without brackets"
+	case strings.Contains(host, ":"):
+		return "name the host alone, the port goes into BroadcastTCPPort"
+	case !resolve.IsHostName(host):
+		return "write an IP address, or a host name of letters, digits, hyphens and dots"
+	}
+	return ""
+}
+
 // identity is the body of IDENTIFY, as in NSQ's TCP protocol spec.
 func (o *Options) identity() map[string]any {
 	body := map[string]any{
@@ -287,46 +344,4 @@ func (o *Options) identity() map[string]any {
 	return body
 }
 
-// broker is what identity says, for Status.
-func (o *Options) broker() BrokerInfo {
-	return BrokerInfo{
-		BroadcastAddress:  o.BroadcastAddress,
-		BroadcastTCPPort:  o.BroadcastTCPPort,
-		BroadcastHTTPPort: o.BroadcastHTTPPort,
-		Hostname:          o.Hostname,
-		Version:           o.Version,
-		TopologyZone:      o.TopologyZone,
-		TopologyRegion:    o.TopologyRegion,
-	}
-}
-
-// parseAddresses checks all addresses and returns them without repetitions.
-func (o *Options) parseAddresses(addrs []string) ([]resolve.Address, error) {
-	var errs []error
-	unique := make([]resolve.Address, 0, len(addrs))
-	isThere := make(map[string]bool, len(addrs)) // by key
-	for _, addr := range addrs {
-		a, err := resolve.Parse(addr)
-		switch {
-		case err == nil && a.IsSRV() && o.ResolveInterval <= 0:
-			err = errors.New("write host:port, or set ResolveInterval for a SRV name")
-		case strings.ContainsFunc(addr, isSpaceOrControl):
-			err = errors.New("remove the space or control character")
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("lookuploop: lookupd address %q: %w", addr, err))
-		} else if !isThere[a.Key] {
-			isThere[a.Key] = true
-			unique = append(unique, a)
-		}
-	}
-	return unique, errors.Join(errs...)
-}
-
 func isSpaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
-
-// withoutZone cuts the zone off an IPv6 address such as fe80::1%eth0.
-func withoutZone(host string) string {
-	host, _, _ = strings.Cut(host, "%")
-	return host
-}

@@ -2,12 +2,14 @@ package lookuploop
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -41,9 +43,9 @@ func TestDefaultsAreThoseOfTheComments(t *testing.T) {
 	words := map[string]func(field string){
 		"Hostname":      func(string) { require.Equal(t, "named", named.BroadcastAddress) },
 		"os.Hostname()": func(string) { require.Equal(t, hostname, opts.Hostname) },
-		"the version of this library": func(string) {
-			require.Equal(t, version, opts.Version)
-			require.Regexp(t, `^\d+\.\d+\.\d+$`, version, "nsqadmin expects a semantic version")
+		defaultVersion + ", for nsqd and this library": func(string) {
+			require.Equal(t, defaultVersion, opts.Version)
+			require.Regexp(t, `^\d+\.\d+\.\d+\+lookuploop\.\d+\.\d+\.\d+$`, defaultVersion, "nsqadmin expects a semantic version")
 		},
 		"0, which means never": func(string) { require.Zero(t, opts.ResyncInterval) },
 		`"ip"`:                 func(string) { require.Equal(t, "ip", opts.ResolveNetwork) },
@@ -136,13 +138,13 @@ func TestEachFaultOfAnOptionIsAnError(t *testing.T) {
 		edit func(*Options)
 		want string
 	}{
-		"no TCP port":         {func(o *Options) { o.BroadcastTCPPort = 0 }, "BroadcastTCPPort 0: set it to 1..65535"},
+		"no TCP port":         {func(o *Options) { addresses("lookupd:4160")(o); o.BroadcastTCPPort = 0 }, "BroadcastTCPPort 0: set it to 1..65535"},
 		"TCP port too large":  {func(o *Options) { o.BroadcastTCPPort = 65536 }, "BroadcastTCPPort 65536: set it to 1..65535"},
 		"TCP port negative":   {func(o *Options) { o.BroadcastTCPPort = -1 }, "BroadcastTCPPort -1: set it to 1..65535"},
-		"no HTTP port":        {func(o *Options) { o.BroadcastHTTPPort = 0 }, "BroadcastHTTPPort 0: set it to 1..65535 (nsqlookupd refuses 0"},
+		"no HTTP port":        {func(o *Options) { addresses("lookupd:4160")(o); o.BroadcastHTTPPort = 0 }, "BroadcastHTTPPort 0: set it to 1..65535 (nsqlookupd refuses 0"},
 		"HTTP port too large": {func(o *Options) { o.BroadcastHTTPPort = 1 << 20 }, "BroadcastHTTPPort 1048576"},
 
-		"address without a port":       {addresses("lookupd"), `lookupd address "lookupd": write host:port`},
+		"address without a port":       {addresses("lookupd"), `lookupd address "lookupd": write host:port; nsqlookupd's TCP port is 4160 by default`},
 		"address with an empty port":   {addresses("lookupd:"), `lookupd address "lookupd:": write host:port`},
 		"address with port 0":          {addresses("lookupd:0"), "with a port of 1..65535"},
 		"address with port 65536":      {addresses("lookupd:65536"), "with a port of 1..65535"},
@@ -150,8 +152,9 @@ func TestEachFaultOfAnOptionIsAnError(t *testing.T) {
 		"address with an unknown port": {addresses("lookupd:no-such-service"), "with a port of 1..65535"},
 		"SRV name":                     {addresses("_lookupd._tcp.example.com"), "write host:port, or set ResolveInterval for a SRV name"},
 		"empty address":                {addresses(""), `lookupd address "": write host:port`},
-		"address with a scheme":        {addresses("http://lookupd:4160"), "write host:port"},
-		"IPv6 address unbracketed":     {addresses("::1:4160"), "write host:port"},
+		"address with a scheme":        {addresses("http://lookupd:4160"), "write host:port, without http://"},
+		"IPv6 address unbracketed":     {addresses("::1:4160"), "in brackets, as in [::1]:4160"},
+		"several in one string":        {addresses("a:4160,b:4160"), "one address in each string"},
 		"address with a space":         {addresses("look upd:4160"), "remove the space or control character"},
 		"address with a newline":       {addresses("lookupd\n:4160"), "remove the space or control character"},
 
@@ -165,6 +168,24 @@ func TestEachFaultOfAnOptionIsAnError(t *testing.T) {
 		"region with a no-break space":       {func(o *Options) { o.TopologyRegion = "a\u00a0b" }, `TopologyRegion "a\u00a0b": remove the space`},
 		"region with a delete character":     {func(o *Options) { o.TopologyRegion = "a\x7f" }, `TopologyRegion "a\x7f": remove the space or control character`},
 		"data path with a null byte":         {func(o *Options) { o.DataPath = "/tmp\x00" }, `DataPath "/tmp\x00": remove the null byte`},
+
+		"broadcast address of all":         {func(o *Options) { o.BroadcastAddress = "0.0.0.0" }, `broadcast address "0.0.0.0": it stands for all addresses of a machine`},
+		"broadcast address of all, IPv6":   {func(o *Options) { o.BroadcastAddress = "::" }, `broadcast address "::": it stands for all`},
+		"broadcast address of all, mapped": {func(o *Options) { o.BroadcastAddress = "::ffff:0.0.0.0" }, "it stands for all"},
+		"broadcast address with a scheme":  {func(o *Options) { o.BroadcastAddress = "tcp://broker" }, "name the host alone"},
+		"broadcast address with a path":    {func(o *Options) { o.BroadcastAddress = "broker/" }, `broadcast address "broker/": write an IP address, or a host name`},
+		"broadcast address of digits":      {func(o *Options) { o.BroadcastAddress = "10.0.0" }, "write an IP address, or a host name"},
+		"host name of digits":              {func(o *Options) { o.Hostname = "4711" }, `broadcast address "4711": write an IP address`},
+
+		"heartbeat interval too long": {func(o *Options) { o.HeartbeatInterval = 100*time.Second + 1 }, "HeartbeatInterval 1m40.000000001s: set it to 100 s at most, as nsqlookupd hides a producer after 300 s"},
+		"heartbeat without a unit":    {func(o *Options) { o.HeartbeatInterval = 15 }, "HeartbeatInterval 15ns: set it to 1 ms at least (a number without a unit is one of nanoseconds)"},
+		"heartbeat of centuries":      {func(o *Options) { o.HeartbeatInterval = math.MaxInt64 }, "HeartbeatInterval 2562047h47m16.854775807s: set it to a year at most"},
+		"dial timeout too short":      {func(o *Options) { o.DialTimeout = time.Millisecond - 1 }, "DialTimeout 999.999µs: set it to 1 ms at least"},
+		"response timeout of years":   {func(o *Options) { o.ResponseTimeout = 366 * 24 * time.Hour }, "ResponseTimeout 8784h0m0s: set it to a year at most"},
+		"resync without a unit":       {func(o *Options) { o.ResyncInterval = 60 }, "ResyncInterval 60ns: set it to 1 ms at least"},
+		"resolve without a unit":      {func(o *Options) { o.ResolveInterval = 30 }, "ResolveInterval 30ns: set it to 1 ms at least"},
+		"response size too small":     {func(o *Options) { o.MaxResponseSize = 1023 }, "MaxResponseSize 1023: set it to 1 KiB at least and to 1 GiB at most"},
+		"response size too large":     {func(o *Options) { o.MaxResponseSize = math.MaxInt }, "set it to 1 KiB at least and to 1 GiB at most"},
 
 		"negative heartbeat interval": {func(o *Options) { o.HeartbeatInterval = -time.Second }, "HeartbeatInterval -1s: it can't be negative"},
 		"negative dial timeout":       {func(o *Options) { o.DialTimeout = -1 }, "DialTimeout -1ns: it can't be negative"},
@@ -259,6 +280,52 @@ func addressesOf(loop *Loop) []string {
 	return addrs
 }
 
+// Whoever isn't told of the broker doesn't need its ports.
+func TestPortsAreRequiredOnceThereIsALookupd(t *testing.T) {
+	loop, err := New(Options{BroadcastAddress: "broker.test", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, loop.Close()) }()
+	require.NoError(t, loop.Notify(TopicCreated("orders")))
+	err = loop.SetLookupdTCPAddresses([]string{"lookupd.test:4160"})
+	require.EqualError(t, err, "lookuploop: BroadcastTCPPort 0: set it to 1..65535 (the port where consumers reach the broker)\n"+
+		"lookuploop: BroadcastHTTPPort 0: set it to 1..65535 (nsqlookupd refuses 0; without HTTP name the TCP port)")
+	require.Empty(t, loop.Status().Lookupds)
+	require.NoError(t, loop.SetLookupdTCPAddresses(nil))
+	_, err = New(Options{BroadcastTCPPort: -1, BroadcastHTTPPort: 65536})
+	require.Len(t, faults(err), 2, "wrong is wrong in any case")
+}
+
+func TestRunSaysWhatKeepsConsumersAway(t *testing.T) {
+	const none = `level=INFO msg="no lookupd addresses: consumers can't find the broker`
+	const loopback = `level=WARN msg="consumers on other machines can't reach the broker at a loopback address, set BroadcastAddress" broadcast_address=`
+	for _, tt := range []struct {
+		broadcast string
+		lookupds  []string
+		want      string
+	}{
+		{"broker.test", nil, none},
+		{"broker.test", []string{"lookupd.test:4160"}, ""},
+		{"localhost", nil, none},
+		{"localhost", []string{"127.0.0.1:4160", "[::1]:4160", ":4160", "LOCALHOST:4160"}, ""},
+		{"localhost", []string{"127.0.0.1:4160", "lookupd.test:4160", "10.0.0.1:4160"}, loopback + "localhost lookupd=lookupd.test:4160"},
+		{"127.0.0.2", []string{"10.0.0.1:4160"}, loopback + "127.0.0.2 lookupd=10.0.0.1:4160"},
+		{"::1", []string{"lookupd.test:4160"}, loopback + "::1 lookupd=lookupd.test:4160"},
+	} {
+		var log logBuffer
+		loop := newLoop(t, log.watch, addresses(tt.lookupds...), func(o *Options) {
+			o.BroadcastAddress = tt.broadcast
+			o.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }
+		})
+		run(t, loop)()
+		require.Contains(t, log.String(), tt.want)
+		for _, line := range []string{none, loopback} {
+			if tt.want == "" || !strings.HasPrefix(tt.want, line) {
+				require.NotContains(t, log.String(), line)
+			}
+		}
+	}
+}
+
 // The end points of the range are good ports.
 func TestPortsFrom1To65535AreAccepted(t *testing.T) {
 	for _, port := range []int{1, 65535} {
@@ -313,16 +380,16 @@ func TestWhatIsSetIsKept(t *testing.T) {
 		TopologyZone:        "zone",
 		TopologyRegion:      "region",
 		DataPath:            "path",
-		HeartbeatInterval:   4,
-		DialTimeout:         5,
-		ResponseTimeout:     6,
-		MinBackoff:          7,
-		MaxBackoff:          8,
-		ResyncInterval:      9,
-		ResolveInterval:     10,
+		HeartbeatInterval:   4 * time.Second,
+		DialTimeout:         5 * time.Second,
+		ResponseTimeout:     6 * time.Second,
+		MinBackoff:          7 * time.Second,
+		MaxBackoff:          8 * time.Second,
+		ResyncInterval:      9 * time.Second,
+		ResolveInterval:     10 * time.Second,
 		ResolveNetwork:      "ip6",
 		Resolver:            &net.Resolver{},
-		MaxResponseSize:     11,
+		MaxResponseSize:     1 << 11,
 		HTTPClient:          &http.Client{},
 		Logger:              slog.New(slog.NewTextHandler(new(bytes.Buffer), nil)),
 	}

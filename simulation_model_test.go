@@ -214,7 +214,7 @@ func (b broker) apply(e Event) error {
 var errZeroEvent = errors.New("zero event")
 
 func (b broker) metadata() Metadata {
-	m := Metadata{Version: version, Topics: []TopicMetadata{}}
+	m := Metadata{Version: defaultVersion, Topics: []TopicMetadata{}}
 	for name, topic := range b {
 		channels := []ChannelMetadata{}
 		for channel, paused := range topic.channels {

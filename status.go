@@ -106,6 +106,19 @@ type MetadataStatus struct {
 	Failures  uint64
 }
 
+// broker is what identity says, for Status.
+func (o *Options) broker() BrokerInfo {
+	return BrokerInfo{
+		BroadcastAddress:  o.BroadcastAddress,
+		BroadcastTCPPort:  o.BroadcastTCPPort,
+		BroadcastHTTPPort: o.BroadcastHTTPPort,
+		Hostname:          o.Hostname,
+		Version:           o.Version,
+		TopologyZone:      o.TopologyZone,
+		TopologyRegion:    o.TopologyRegion,
+	}
+}
+
 // parsePeerInfo reads the answer to IDENTIFY of the lookupd at address; nil is
 // that of one that can't describe itself.
 func parsePeerInfo(address string, answer []byte) (PeerInfo, error) {

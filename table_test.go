@@ -221,7 +221,7 @@ func TestHostileAnswersAreBounded(t *testing.T) {
 		"body that never ends": {lookupdtest.Length(1 << 20), "no answer within 1s"},
 		"byte by byte":         {lookupdtest.Drip(900 * time.Millisecond), "no answer within 1s"},
 		"silence":              {lookupdtest.Hang(), "no answer within 1s"},
-		"web server":           {lookupdtest.SpeakHTTP(), "response too large"},
+		"web server":           {lookupdtest.SpeakHTTP(), "an HTTP server answered"},
 		"answers nobody asked": {lookupdtest.Unasked("OK"), "answer without a command"},
 		"answers twice":        {lookupdtest.Twice(), "answer"},
 		"answers of no bytes":  {lookupdtest.Reply(""), "answer"},
@@ -311,7 +311,7 @@ func TestWhatWasLoadedIsAnnouncedOnce(t *testing.T) {
 // lookupd refuses IDENTIFY for ever.
 func TestHTTPPortZeroIsAnOptionsFault(t *testing.T) {
 	opts := validOptions()
-	opts.BroadcastHTTPPort = 0
+	opts.BroadcastHTTPPort, opts.LookupdTCPAddresses = 0, []string{"lookupd.test:4160"}
 	loop, err := New(opts)
 	require.ErrorContains(t, err, "lookuploop: BroadcastHTTPPort 0: set it to 1..65535 (nsqlookupd refuses 0")
 	require.Nil(t, loop)

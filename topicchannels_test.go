@@ -30,10 +30,10 @@ func newHTTPScene(t *testing.T, handlers ...http.HandlerFunc) *scene {
 		s.lookupds = append(s.lookupds, lookupd)
 		addrs = append(addrs, lookupd.TCPAddress)
 	}
-	client := newHTTPClient(time.Second, 1000)
+	client := newHTTPClient(time.Second, 1024)
 	client.Transport.(*http.Transport).DialContext = s.network.Dial
 	s.loop = newLoop(t, addresses(addrs...), func(o *Options) {
-		o.Dial, o.HTTPClient, o.MaxResponseSize = s.network.Dial, client, 1000
+		o.Dial, o.HTTPClient, o.MaxResponseSize = s.network.Dial, client, 1024
 	})
 	s.run()
 	s.registered()
@@ -110,9 +110,9 @@ func TestPartOfTheAnswersComesWithAnErrorThatNamesWhoFailed(t *testing.T) {
 		"no JSON":          {answer(200, "hello"), `answer "hello": invalid character`, nil, 0},
 		"other JSON":       {answer(200, `{"channels":"mail"}`), "cannot unmarshal string", nil, 0},
 		"cut JSON":         {answer(200, `{"channels":["wrong"`), "unexpected end of JSON input", nil, 0},
-		"1001 bytes":       {answer(200, `{"channels":["wrong"]}`+strings.Repeat(" ", 1001-22)), "MaxResponseSize is 1000", ErrResponseTooLarge, 0},
+		"1025 bytes":       {answer(200, `{"channels":["wrong"]}`+strings.Repeat(" ", 1025-22)), "MaxResponseSize is 1024", ErrResponseTooLarge, 0},
 		"long headers":     {longHeader, "server response headers exceeded 4096 bytes", nil, 0},
-		"endless":          {endless, "MaxResponseSize is 1000", ErrResponseTooLarge, 0},
+		"endless":          {endless, "MaxResponseSize is 1024", ErrResponseTooLarge, 0},
 		"a redirect":       {http.RedirectHandler("http://lookupd2.test:4161/channels?topic=orders", http.StatusFound).ServeHTTP, "HTTP status 302 Found", nil, 0},
 		"no answer":        {hang, "deadline exceeded", context.DeadlineExceeded, time.Second},
 		"half an answer":   {halfThenHang, "deadline exceeded", context.DeadlineExceeded, time.Second},
@@ -159,7 +159,7 @@ func halfThenHang(w http.ResponseWriter, r *http.Request) {
 
 func TestAnswerOfMaxResponseSizeIsNotTooLarge(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		s := newHTTPScene(t, answer(200, `{"channels":["mail"]}`+strings.Repeat(" ", 1000-21)))
+		s := newHTTPScene(t, answer(200, `{"channels":["mail"]}`+strings.Repeat(" ", 1024-21)))
 		names, err := s.loop.TopicChannels(t.Context(), "orders")
 		require.NoError(t, err)
 		require.Equal(t, []string{"mail"}, names)

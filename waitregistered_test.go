@@ -333,8 +333,8 @@ func TestPersistMetadataWithoutADataPathHasNothingToWaitFor(t *testing.T) {
 // replace nsqd.dat but not sync the directory, and the one that follows: it
 // finds the new file, which a crash would still take back.
 func TestPersistMetadataAfterAWriteThatWasNotSynced(t *testing.T) {
-	const orders = `{"topics":[{"name":"orders","paused":false,"channels":[]}],"version":"0.1.0"}`
-	const nothing = `{"topics":[],"version":"0.1.0"}`
+	const orders = `{"topics":[{"name":"orders","paused":false,"channels":[]}],"version":"1.3.0+lookuploop.0.1.0"}`
+	const nothing = `{"topics":[],"version":"1.3.0+lookuploop.0.1.0"}`
 	for name, tt := range map[string]struct {
 		before    string
 		change    Event

@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -46,8 +47,42 @@ func TestWhatIsLookedUp(t *testing.T) {
 }
 
 func TestWhatIsNoAddress(t *testing.T) {
-	for _, text := range []string{"", ":", "lookupd", "lookupd:", "lookupd:0", "lookupd:65536", "lookupd:-1", "lookupd:no-such-service", "::1:4160", "[::1]", "_tcp.example.com", "_lookupd._tcp."} {
+	const generic = "write host:port, with a port of 1..65535"
+	const noPort = "write host:port; nsqlookupd's TCP port is 4160 by default"
+	const several = "write host:port, and one address in each string"
+	const brackets = "write host:port, with an IPv6 address in brackets, as in [::1]:4160"
+	const space = "remove the space or control character"
+	for text, want := range map[string]string{
+		"": generic, ":": generic, "lookupd:": generic, "lookupd:0": generic, "lookupd:65536": generic, "lookupd:-1": generic,
+		"lookupd:no-such-service": generic, "lookupd:4160/": generic, "lookupd:4160:4161": generic, "[::1]4160": generic, "[::1:4160": generic,
+		"lookupd": noPort, "10.0.0.1": noPort, "[::1]": noPort, "_tcp.example.com": noPort, "_lookupd._tcp.": noPort,
+		"::1:4160": brackets, "2001:db8::1": brackets, "fe80::1%eth0:4160": brackets,
+		"a:4160,b:4160": several, "a:4160, b:4160": several, "a:4160;b:4160": several, "a:4160 b:4160": several, "a,b:4160": several, "a:4160,b": several,
+		"look upd:4160": space, " lookupd:4160": space, "lookupd:4160\n": space, "look\x7fupd:4160": space, "_lookupd._tcp.example.com ": space,
+		"http://lookupd:4161": "write host:port, without http://", "tcp://lookupd:4160": "write host:port, without tcp://", "nsqlookupd://lookupd": "write host:port, without nsqlookupd://",
+	} {
 		_, err := Parse(text)
-		require.ErrorContains(t, err, "write host:port", text)
+		require.EqualError(t, err, want, "%q", text)
+	}
+}
+
+func TestHostNames(t *testing.T) {
+	long := strings.Repeat("x", 63)
+	for _, name := range []string{"a", "broker", "broker-1.example.com", "broker_1", "broker.example.com.", "3com.test", "1-2", "BROKER", long + "." + long, "xn--bcher-kva.example"} {
+		require.True(t, IsHostName(name), name)
+	}
+	for _, name := range []string{"", ".", "a..b", ".a", "-a", "a-.b", "4711", "10.0.0", "a/b", "a b", "a:1", "bücher.example", long + "x", strings.Repeat(long+".", 4) + "x"} {
+		require.False(t, IsHostName(name), name)
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	for text, want := range map[string]bool{
+		":4160": true, "localhost:4160": true, "LocalHost:4160": true, "127.0.0.1:4160": true, "127.1.2.3:4160": true, "[::1]:4160": true, "[::ffff:127.0.0.1]:4160": true,
+		"10.0.0.1:4160": false, "lookupd:4160": false, "[2001:db8::1]:4160": false, "_lookupd._tcp.example.com": false,
+	} {
+		a, err := Parse(text)
+		require.NoError(t, err)
+		require.Equal(t, want, a.IsLoopback(), text)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -81,8 +82,11 @@ func (c *Conn[T]) Identify(body map[string]any) (answer []byte, err error) {
 	}
 	_, writeErr := c.socket.Write(hello.Bytes())
 	answer, err = readResponse(c.reader, c.limit) // after a failed write too: it may say why
-	if err != nil && writeErr != nil {
+	switch {
+	case err != nil && writeErr != nil:
 		err = fmt.Errorf("%w; %w", writeErr, err)
+	case err == io.EOF:
+		err = fmt.Errorf("%w (is this nsqlookupd's TCP port, and without TLS?)", err)
 	}
 	if err != nil {
 		return nil, c.explain(Identify, err)
@@ -93,6 +97,8 @@ func (c *Conn[T]) Identify(body map[string]any) (answer []byte, err error) {
 	c.late += time.Since(c.started) // what a round trip takes isn't anybody's fault
 
 	switch {
+	case isOfNsqd(answer):
+		return nil, c.explain(Identify, fmt.Errorf("%w: an nsqd answered %s: name nsqlookupd's TCP port (4160)", errStranger, Quote(answer)))
 	case isError(answer):
 		return nil, c.answerError(command[T]{verb: Identify}, answer)
 	case bytes.Equal(answer, answerOK):

@@ -1,8 +1,11 @@
 package wire
 
 import (
+	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 )
 
@@ -10,7 +13,10 @@ import (
 // longer than the limit.
 var ErrTooLarge = errors.New("lookuploop: response too large")
 
-var errNegativeLength = errors.New("negative response length")
+var (
+	errNegativeLength = errors.New("negative response length")
+	errStranger       = errors.New("this is no nsqlookupd")
+)
 
 // maxErrorText bounds in bytes what is kept of an error answer.
 const maxErrorText = 1024
@@ -40,9 +46,59 @@ func (c *Conn[T]) explain(verb string, err error) error {
 	return fmt.Errorf("lookuploop: %s: %s: %w", c.address, verb, err)
 }
 
+// stranger says who answered if the first four bytes, which as a length are beyond
+// the limit, are those of another protocol.
+func stranger(header []byte) string {
+	switch {
+	case string(header) == "HTTP":
+		return "an HTTP server answered: name nsqlookupd's TCP port (4160), not its HTTP port (4161)"
+	case header[0] == tlsAlert && header[1] == tlsMajor:
+		return "a TLS server answered: let Options.Dial do TLS, as tls.Dialer does"
+	case !bytes.ContainsFunc(header, func(r rune) bool { return r < ' ' || r > '~' }):
+		return fmt.Sprintf("another service answered, its answer begins with %q: name nsqlookupd's TCP port (4160)", header)
+	}
+	return ""
+}
+
+// The beginning of a TLS record that is an alert.
+const (
+	tlsAlert = 21
+	tlsMajor = 3
+)
+
+// isOfNsqd tells whether an answer begins with the type of a frame, as nsqd's do.
+func isOfNsqd(answer []byte) bool {
+	return len(answer) >= 4 && bytes.HasPrefix(answer, []byte{0, 0, 0})
+}
+
+// DialError says why there is no connection to address, and what may be wrong with
+// that.
+func DialError(address string, err error) error {
+	hint := ""
+	if _, isPlain := errors.AsType[tls.RecordHeaderError](err); isPlain {
+		hint = " (the server doesn't speak TLS at this port)"
+	} else if _, port, _ := net.SplitHostPort(address); usualPorts[port] != "" {
+		hint = fmt.Sprintf(" (%s is the port of %s by default, that of nsqlookupd for TCP is 4160)", port, usualPorts[port])
+	}
+	return fmt.Errorf("lookuploop: %s: dial: %w%s", address, err, hint)
+}
+
+// usualPorts are those that are taken for nsqlookupd's.
+var usualPorts = map[string]string{
+	"4150": "nsqd for TCP",
+	"4151": "nsqd for HTTP",
+	"4161": "nsqlookupd for HTTP",
+	"4171": "nsqadmin",
+}
+
 // isSevered tells whether err of readResponse is the network's, and no timeout.
 func isSevered(err error) bool {
-	return !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, errNegativeLength)
+	for _, other := range []error{os.ErrDeadlineExceeded, ErrTooLarge, errNegativeLength, errStranger} {
+		if errors.Is(err, other) {
+			return false
+		}
+	}
+	return true
 }
 
 // Quote shows the beginning of an answer.

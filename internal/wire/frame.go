@@ -26,10 +26,10 @@ func readResponse(r *bufio.Reader, limit int) ([]byte, error) {
 	}
 	size := int32(binary.BigEndian.Uint32(header))
 	switch {
-	case string(header) == "HTTP":
-		return nil, fmt.Errorf("%w: an HTTP server answered: name nsqlookupd's TCP port (4160), not its HTTP port (4161)", ErrTooLarge)
 	case size < 0:
 		return nil, fmt.Errorf("%w: %d", errNegativeLength, size)
+	case int(size) > limit && stranger(header) != "":
+		return nil, fmt.Errorf("%w: %s", errStranger, stranger(header))
 	case int(size) > limit:
 		return nil, fmt.Errorf("%w: %d bytes, MaxResponseSize is %d", ErrTooLarge, size, limit)
 	}

@@ -39,7 +39,7 @@ func TestResponsesAreReadWholeAndBounded(t *testing.T) {
 		"cut after the length": {"\x00\x00\x00\x02", nil, io.ErrUnexpectedEOF},
 		"cut amid the body":    {frame("OK")[:5], nil, io.ErrUnexpectedEOF},
 		"cut amid a long body": {frame(long)[:9000], nil, io.ErrUnexpectedEOF},
-		"no NSQ at all":        {"HTTP/1.1 400 Bad Request\r\n\r\n", nil, ErrTooLarge},
+		"no NSQ at all":        {"HTTP/1.1 400 Bad Request\r\n\r\n", nil, errStranger},
 	} {
 		for how, source := range map[string]func(io.Reader) io.Reader{
 			"at once":         func(r io.Reader) io.Reader { return r },
@@ -58,6 +58,21 @@ func TestResponsesAreReadWholeAndBounded(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestStrangersAreNamed(t *testing.T) {
+	for stream, want := range map[string]string{
+		"HTTP/1.1 400 Bad Request\r\n\r\n": "an HTTP server answered: name nsqlookupd's TCP port (4160), not its HTTP port (4161)",
+		"\x15\x03\x01\x00\x02\x02\x46":     "a TLS server answered: let Options.Dial do TLS, as tls.Dialer does",
+		"SSH-2.0-OpenSSH_9.6\r\n":          `another service answered, its answer begins with "SSH-": name nsqlookupd's TCP port (4160)`,
+		"-ERR unknown command\r\n":         `another service answered, its answer begins with "-ERR": name nsqlookupd's TCP port (4160)`,
+	} {
+		_, err := readResponse(bufio.NewReader(strings.NewReader(stream)), 1<<20)
+		require.EqualError(t, err, "this is no nsqlookupd: "+want)
+	}
+	body, err := readResponse(bufio.NewReader(strings.NewReader("\x00\x00\x00\x04HTTP")), 1<<20)
+	require.NoError(t, err)
+	require.Equal(t, "HTTP", string(body))
 }
 
 // A length that a server only claims must not cost memory.
@@ -110,6 +125,8 @@ func cutFrame(stream []byte, limit int) (body, rest []byte, err error) {
 	switch {
 	case size < 0:
 		return nil, nil, errNegativeLength
+	case size > limit && stranger(stream[:4]) != "":
+		return nil, nil, errStranger
 	case size > limit:
 		return nil, nil, ErrTooLarge
 	case size > len(stream)-4:

@@ -10,7 +10,7 @@ import (
 )
 
 // Version is what the broker calls itself in IDENTIFY, /info and /stats.
-const Version = "0.1.0-membroker"
+const Version = "1.3.0+membroker.0.1.0"
 
 // The limits that clients meet. They are nsqd's defaults, except where the
 // comment says that nsqd has no such limit.
