@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -180,8 +179,6 @@ func TestCloseAtAnyTime(t *testing.T) {
 	}
 }
 
-var killRounds = flag.Int("metadata.kills", 200, "how often TestMetadataSurvivesSIGKILL kills the process that persists")
-
 // killedChild is the environment variable that makes the test binary be
 // persistUntilKilled, in the data path that it names.
 const killedChild = "LOOKUPLOOP_PERSIST_UNTIL_KILLED"
@@ -234,7 +231,8 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for one that hangs
 	defer cancel()
 	confirmed, leftovers := 0, 0
-	for range *killRounds {
+	kills := inFull(200)
+	for range kills {
 		cmd := exec.CommandContext(ctx, os.Args[0])
 		cmd.Env = append(os.Environ(), killedChild+"="+dir)
 		cmd.Stderr = os.Stderr
@@ -272,8 +270,8 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, files, 1)
 	}
-	if *killRounds >= 100 {
+	if *long {
 		require.NotZero(t, leftovers, "no kill hit a write")
 	}
-	t.Logf("%d rounds, %d confirmed, %d rounds left a temporary file", *killRounds, confirmed, leftovers)
+	t.Logf("%d rounds, %d confirmed, %d rounds left a temporary file", kills, confirmed, leftovers)
 }

@@ -67,7 +67,7 @@ func TestHeartbeatsDuringALongSync(t *testing.T) {
 				s.network.SetBandwidth(tt.bandwidth)
 				s.network.SetLatency(20 * time.Millisecond)
 				s.lookupds[0].Do(lookupdtest.Delay(tt.delay))
-				require.NoError(t, s.loop.SetMetadata(manyChannels(tt.commands/99, 99)))
+				require.NoError(t, s.loop.SetMetadata(manyChannels(inFull(tt.commands/99), 99)))
 				var beats []time.Time
 				for _, command := range []string{"IDENTIFY", "PING"} {
 					s.lookupds[0].Do(lookupdtest.On(command, lookupdtest.Observe(func(lookupdtest.Command) {

@@ -3,6 +3,7 @@ package lookuploop
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net"
@@ -21,6 +22,16 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var long = flag.Bool("long", false, "play in full what tests otherwise do a tenth of")
+
+// inFull is n with -long, and a tenth of that without.
+func inFull(n int) int {
+	if *long {
+		return n
+	}
+	return n / 10
+}
 
 // inBubble is synctest.Test. Under the race detector everything runs on one
 // thread: two that look at due timers of one bubble at the same time can crash

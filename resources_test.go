@@ -38,7 +38,7 @@ func TestThousandLivesLeakNothing(t *testing.T) {
 	dir := t.TempDir()
 	var before int
 	var others goleak.Option
-	for life := range 1010 {
+	for life := range 10 + inFull(1000) {
 		if life == 10 { // by now the runtime has what it wants
 			before, others = countDescriptors(t, lookupds), goleak.IgnoreCurrent()
 		}
@@ -81,7 +81,7 @@ func TestSwapsLeakNothing(t *testing.T) {
 	}
 	var before int
 	var others goleak.Option
-	for i := range 20_010 {
+	for i := range 10 + inFull(20_000) {
 		if i == 10 {
 			before, others = quiet(t, loop, lookupds), goleak.IgnoreCurrent()
 		}

@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	simHistories = flag.Int("histories", 150, "how many histories TestSimulation plays")
+	simHistories = flag.Int("histories", 0, "how many histories TestSimulation plays; 0: 30, or 300 with -long")
 	simSeed      = flag.Uint64("history.seed", 0, "the seed of the first history, the next has the next; 0 draws one")
 	simKept      = flag.String("history.steps", "", "play these steps of the first history only, as a failure prints them")
 )
@@ -34,6 +34,9 @@ var (
 // failed once may pass the next time, which is why it is played more than once
 // while it is being shortened.
 func TestSimulation(t *testing.T) {
+	if *simHistories == 0 {
+		*simHistories = inFull(300)
+	}
 	seed := *simSeed
 	if seed == 0 {
 		seed = uint64(rand.Uint32()) + 1

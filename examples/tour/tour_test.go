@@ -211,7 +211,7 @@ func hurry(t *tour, step int) {
 	out := t.out
 	t.out = writerFunc(func(p []byte) (int, error) {
 		if strings.HasPrefix(string(p), fmt.Sprintf("\n%d. ", step)) {
-			t.patience = 2 * time.Second
+			t.patience = time.Second
 		}
 		return out.Write(p)
 	})

@@ -167,9 +167,9 @@ func requeuedOnPurpose(body string) bool { return strings.HasSuffix(body, "77") 
 // killed with messages in flight: at least once, and all of them.
 func TestChainWithTroubles(t *testing.T) {
 	t.Parallel()
-	messages, restartEvery := 10_000, time.Second
-	if testing.Short() {
-		messages, restartEvery = 2_000, time.Second/4
+	messages, restartEvery := 2_000, time.Second/4
+	if *long {
+		messages, restartEvery = 10_000, time.Second
 	}
 	steady, restarted := lookupdtest.NewServer(), lookupdtest.NewServer()
 	t.Cleanup(steady.Close)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,6 +19,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
+
+// long is as in the tests of lookuploop.
+var long = flag.Bool("long", false, "play in full what tests otherwise do a part of")
 
 func TestMain(m *testing.M) {
 	if lookupds := os.Getenv("MEMBROKER_TEST_LOOKUPDS"); lookupds != "" {

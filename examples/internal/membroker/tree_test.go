@@ -211,6 +211,7 @@ func TestNewTopicGetsItsChannelsFromTheLookupds(t *testing.T) {
 // A lookupd whose HTTP hangs holds the new topic's messages back for a bounded
 // time, but neither who publishes them nor anyone else.
 func TestHungLookupdHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	lookupd := lookupdtest.NewUnstartedServer()
 	lookupd.WrapHTTP = func(http.Handler) http.Handler {
