@@ -93,10 +93,12 @@ func (v LookupdVerification) MarshalJSON() ([]byte, error) {
 
 // Verify compares what the nsqlookupds show consumers with what the broker has:
 // for the topics named, or for all, of which it takes a random sample of 200
-// where there are more. It also looks whether the broadcast address can be
-// resolved and dialled from here. What seems wrong is looked at again after 1 s,
-// and returned if it still is; what changes meanwhile is no finding, and neither
-// is a name that the lookupd refused, which Status shows. Nothing is changed.
+// where there are more. When none is named and something seems wrong, it looks as
+// well for topics that are listed though the broker doesn't have them. It also
+// looks whether the broadcast address can be resolved and dialled from here. What
+// seems wrong is looked at again after 1 s, and returned if it still is; what
+// changes meanwhile is no finding, and neither is a name that the lookupd refused,
+// which Status shows. Nothing is changed.
 //
 // Every nsqlookupd that ever identified itself is asked, at its HTTP address, 4
 // requests at a time, unless its TCP port hangs. One that isn't asked or fails is
@@ -115,17 +117,18 @@ func (l *Loop) Verify(ctx context.Context, topics ...string) (Verification, erro
 		}
 	}
 	var v Verification
-	topics = slices.Compact(slices.Sorted(slices.Values(topics)))
+	q := question{topics: slices.Compact(slices.Sorted(slices.Values(topics)))}
 	if len(topics) == 0 {
-		topics, v.Sampled = l.sample()
+		q.isGeneral = true
+		q.topics, v.Sampled = l.sample()
 	}
-	v.Topics = len(topics)
+	v.Topics = len(q.topics)
 	if !slices.ContainsFunc(l.lookupPeers(), func(p *lookupPeer) bool { return p.state.Load().mayAnswer() }) {
 		return Verification{}, fmt.Errorf("%w: nothing verified", ErrNotConnected)
 	}
-	result := l.look(ctx, topics)
+	result := l.look(ctx, q)
 	if len(result.findings) > 0 && wait(ctx, verifyPause) {
-		again := l.look(ctx, topics)
+		again := l.look(ctx, q)
 		result.findings = listing.Confirm(result.findings, again.findings)
 		for i := range result.lookupds { // of those that failed nothing is confirmed
 			if j := slices.IndexFunc(again.lookupds, func(a LookupdVerification) bool { return a.Address == result.lookupds[i].Address }); j >= 0 {
@@ -154,6 +157,12 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// question is what Verify asks lookupds about.
+type question struct {
+	topics    []string // sorted
+	isGeneral bool     // whatever else is seen on the way counts, too
+}
+
 // look is one look of Verify at all lookupds.
 type look struct {
 	lookupds []LookupdVerification
@@ -162,8 +171,8 @@ type look struct {
 
 // look asks all lookupds about the topics. It belongs to the goroutine of Verify,
 // which waits for the one that it starts for each lookupd.
-func (l *Loop) look(ctx context.Context, topics []string) look {
-	before := l.holdings()
+func (l *Loop) look(ctx context.Context, q question) look {
+	before := l.holdings(q.topics)
 	isSettled := l.settle(ctx)
 	peers := l.lookupPeers()
 	result := look{lookupds: make([]LookupdVerification, len(peers))}
@@ -173,7 +182,7 @@ func (l *Loop) look(ctx context.Context, topics []string) look {
 			findings[i] = l.reach(ctx)
 			return
 		}
-		findings[i], result.lookupds[i] = l.ask(ctx, peers[i], topics, before, isSettled)
+		findings[i], result.lookupds[i] = l.ask(ctx, peers[i], q, before, isSettled)
 	})
 	result.findings = slices.Concat(findings...)
 	return result
@@ -212,16 +221,35 @@ func (l *Loop) producer() listing.Producer {
 // holdings is what the broker has: channels by topic.
 type holdings map[string][]string
 
-func (l *Loop) holdings() holdings {
-	held := make(holdings)
-	for _, t := range l.Metadata().Topics {
-		channels := make([]string, 0, len(t.Channels))
-		for _, c := range t.Channels {
-			channels = append(channels, c.Name)
+// holdings returns what the broker has of these topics.
+func (l *Loop) holdings(topics []string) holdings {
+	held := make(holdings, len(topics))
+	for _, name := range topics {
+		if items, found := l.reg.Topic(name); found {
+			held[name] = nil
+			for _, channel := range items[1:] {
+				held[name] = append(held[name], channel.Channel)
+			}
 		}
-		held[t.Name] = channels
 	}
 	return held
+}
+
+// allTopics returns the names of all topics that the broker has.
+func (l *Loop) allTopics() (topics []string) {
+	for item := range l.reg.Snapshot(false).Items {
+		if item.Channel == "" {
+			topics = append(topics, item.Topic)
+		}
+	}
+	return topics
+}
+
+// hadOrHas tells whether the broker has a topic, or had it before.
+func (l *Loop) hadOrHas(before []string, topic string) bool {
+	_, had := slices.BinarySearch(before, topic)
+	_, has := l.reg.Topic(topic)
+	return had || has
 }
 
 // without returns what is left of h without refused names.
@@ -241,7 +269,7 @@ func (h holdings) without(refused []*ResponseError) holdings {
 }
 
 // ask asks one lookupd.
-func (l *Loop) ask(ctx context.Context, p *lookupPeer, topics []string, before holdings, isSettled bool) ([]listing.Finding, LookupdVerification) {
+func (l *Loop) ask(ctx context.Context, p *lookupPeer, q question, before holdings, isSettled bool) ([]listing.Finding, LookupdVerification) {
 	status := p.status()
 	result := LookupdVerification{Address: p.address}
 	fail := func(err error) ([]listing.Finding, LookupdVerification) {
@@ -260,15 +288,24 @@ func (l *Loop) ask(ctx context.Context, p *lookupPeer, topics []string, before h
 	}
 	client := l.listingClient()
 	view := listing.View{Lookupd: p.address}
-	if view.Topics, err = client.Lookups(ctx, result.HTTPAddress, topics, func() {}); err != nil {
+	if view.Topics, err = client.Lookups(ctx, result.HTTPAddress, q.topics, func() {}); err != nil {
 		return fail(err)
 	}
 	before = before.without(status.Refused)
-	found := listing.CompareSteady(l.producer(), before, l.holdings(), view)
+	found := listing.CompareSteady(l.producer(), before, l.holdings(q.topics), view)
 	if len(found) > 0 {
+		var had []string
+		if q.isGeneral {
+			had = l.allTopics()
+			slices.Sort(had)
+		}
 		if nodes, err := client.Nodes(ctx, result.HTTPAddress); err == nil { // or a tombstone is not told
 			view.Nodes = nodes
-			found = listing.CompareSteady(l.producer(), before, l.holdings(), view)
+			found = listing.CompareSteady(l.producer(), before, l.holdings(q.topics), view)
+			found = slices.DeleteFunc(found, func(f listing.Finding) bool { // CompareSteady knows of those asked about
+				_, isAsked := view.Topics[f.Topic]
+				return f.Kind == listing.Stale && !isAsked && (!q.isGeneral || l.hadOrHas(had, f.Topic))
+			})
 		}
 	}
 	if result.Pending > 0 {
@@ -279,9 +316,7 @@ func (l *Loop) ask(ctx context.Context, p *lookupPeer, topics []string, before h
 
 // sample returns the names of all topics, or of maxVerified drawn at random.
 func (l *Loop) sample() (topics []string, isSample bool) {
-	for _, t := range l.Metadata().Topics {
-		topics = append(topics, t.Name)
-	}
+	topics = l.allTopics()
 	if len(topics) <= maxVerified {
 		return topics, false
 	}

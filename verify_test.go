@@ -208,6 +208,28 @@ func TestVerifyTakesASampleOfManyTopics(t *testing.T) {
 	})
 }
 
+// Of topics that it wasn't asked about, Verify finds those that are listed though
+// the broker doesn't have them, unless it is asked about others.
+func TestVerifyJudgesOtherTopicsOnlyWhenNoneIsNamed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newVerifyScene(t)
+		for i := range 250 {
+			s.notify(TopicCreated(fmt.Sprint("t", i)))
+		}
+		s.registered()
+		s.lookupds[0].Do(lookupdtest.On("UNREGISTER gone", lookupdtest.Reply("OK"))) // and does nothing
+		s.notify(TopicCreated("gone"))
+		s.registered()
+		s.notify(TopicDeleted("gone"))
+		s.registered()
+		require.Empty(t, s.found("orders"))
+		s.rewriting(version, "0.0.1") // whoever is asked about
+		require.Equal(t, []string{"other version lookupd1", "other version lookupd2"}, s.found("orders"))
+		require.Equal(t, []string{"other version lookupd1", "stale lookupd1 gone"}, s.found("gone"))
+		require.Equal(t, []string{"other version lookupd1", "stale lookupd1 gone", "other version lookupd2"}, s.found())
+	})
+}
+
 func TestVerifySaysWhoCouldNotBeAsked(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newVerifyScene(t)
