@@ -324,20 +324,44 @@ func TestNoPINGFollowsWhatMayBeRefused(t *testing.T) {
 }
 
 // A lookupd that was down is back, and refuses names that it may have taken before.
-func TestRefusedNamesCostNothingAfterAnOutage(t *testing.T) {
-	for _, n := range []int{5, 20, 60} {
-		inBubble(t, func(t *testing.T) {
-			s := newScene(t, 1)
-			s.lookupds[0].Stop()
-			s.lookupds[0].Do(lookupdtest.On("REGISTER bad-*", lookupdtest.BadTopic()))
-			require.NoError(t, s.loop.SetMetadata(withBad(n, n)))
-			s.run()
-			time.Sleep(10 * time.Minute)
-			s.lookupds[0].Start()
-			back := time.Now()
-			s.eventually(s.lookupds[0], func() bool { return len(announced(s.lookupds[0])) == n })
-			require.LessOrEqual(t, time.Since(back), defaultMaxBackoff+time.Second)
-			require.LessOrEqual(t, s.status(1).Connects, uint64(3))
+// The pauses that grew while it was down are over once it identified itself.
+func TestRefusedNamesCostLittleAfterAnOutage(t *testing.T) {
+	for name, tt := range map[string]struct {
+		order     lookupdtest.Order
+		good, bad int
+		within    time.Duration // of the first connection
+	}{
+		"the answer arrives": {lookupdtest.BadTopic(), 0, 1, defaultMinBackoff},
+		"it may be lost":     {lookupdtest.BadTopic(), 60, 60, 2 * syncedBackoff},
+		"it is lost":         {lookupdtest.Reset(), 20, 20, 2 * syncedBackoff},
+		"there is none":      {lookupdtest.Drop(), 5, 5, 2 * syncedBackoff},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 20 { // pauses are random
+				inBubble(t, func(t *testing.T) {
+					s := newScene(t, 1)
+					lookupd := s.lookupds[0]
+					lookupd.Stop()
+					lookupd.Do(lookupdtest.On("REGISTER bad-*", tt.order))
+					m := withBad(tt.good, tt.bad)
+					if tt.good == 0 { // nothing behind it that would be unread
+						m = Metadata{Topics: []TopicMetadata{{Name: "good-0"}, {Name: "bad-0"}}}
+						tt.good = 1
+					}
+					require.NoError(t, s.loop.SetMetadata(m))
+					s.run()
+					time.Sleep(10 * time.Minute)
+					lookupd.Start()
+					back := time.Now()
+					s.eventually(lookupd, func() bool { return lookupd.Connections() > 0 })
+					require.LessOrEqual(t, time.Since(back), defaultMaxBackoff)
+					first := time.Now()
+					synctest.Wait()
+					s.eventually(lookupd, func() bool { return lookupd.Connections() > 0 && len(announced(lookupd)) == tt.good })
+					require.LessOrEqual(t, time.Since(first), tt.within)
+					require.LessOrEqual(t, s.status(1).Connects, uint64(3))
+				})
+			}
 		})
 	}
 }

@@ -84,9 +84,9 @@ type Options struct {
 
 	// MinBackoff and MaxBackoff bound the pause before the next attempt to
 	// connect. It is drawn evenly between 0 and a limit that starts at
-	// MinBackoff and doubles up to MaxBackoff. After a connection on which the
-	// nsqlookupd acknowledged everything the limit is 1 s at most, and the
-	// longer that lasted the shorter it is. A change of the broker cuts the
+	// MinBackoff and doubles up to MaxBackoff. After a connection that the
+	// nsqlookupd accepted, and didn't let hang, the limit is 1 s at most, and
+	// the longer it had acknowledged everything the shorter it is. A change of the broker cuts the
 	// pause short, once a second at most. After a refused IDENTIFY the pause is
 	// at least half of MaxBackoff. MaxBackoff is also the first pause before
 	// refused names are tried again. Default: 100 ms and 5 s.

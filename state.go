@@ -149,6 +149,7 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 	answer, isAnswer := errors.AsType[*ResponseError](err)
 	refused, isRefusal := errors.AsType[*refusedError](err)
 	p.isUnwanted = isAnswer && answer.Command == wire.Identify
+	isHanging := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 	switch {
 	case p.isUnwanted: // it won't like the next one better
 		wait = p.opts.MaxBackoff/2 + rand.N(p.opts.MaxBackoff/2+1)
@@ -158,6 +159,9 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 	case !p.syncedAt.IsZero():
 		p.backoff.held(time.Since(p.syncedAt))
 		wait = p.backoff.next()
+	case p.state.Load().state == Connected && !isHanging: // it is there
+		p.backoff.held(0)
+		wait = p.backoff.next()
 	default:
 		wait = p.backoff.next()
 	}
@@ -165,7 +169,6 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 		err = answer
 	}
 	p.opts.Logger.Warn("lookupd disconnected", "address", p.address, "error", err, "retry in", wait)
-	isHanging := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 	p.transition(lost, peerState{lastError: err, nextAttempt: time.Now().Add(wait), isHanging: isHanging})
 	return wait
 }
@@ -200,7 +203,8 @@ type backoff struct {
 
 func (b *backoff) reset() { b.limit = 0 }
 
-// syncedBackoff bounds the pause after a connection on which lookupd was in sync.
+// syncedBackoff bounds the pause after a connection on which lookupd was in sync,
+// or that broke before without hanging.
 const syncedBackoff = time.Second
 
 // held is for a connection that ended after lookupd had been in sync for d. So
