@@ -273,7 +273,7 @@ func TestEphemeralNamesDeletedWhileLookupdIsAwayAreUnregistered(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
-				const each = 300
+				const each, kept = 600, 200
 				s := newScene(t, 1)
 				s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"))
 				s.run()
@@ -290,18 +290,50 @@ func TestEphemeralNamesDeletedWhileLookupdIsAwayAreUnregistered(t *testing.T) {
 					for i := range each {
 						s.notify(ChannelDeleted("orders", channel(i)), TopicDeleted(topic(i)))
 					}
-					s.notify(ChannelCreated("orders", channel(0)), TopicCreated(topic(0))) // these are back
+					for i := range kept { // made again, and nothing to say for more than a chunk
+						s.notify(ChannelCreated("orders", channel(i)), TopicCreated(topic(i)))
+					}
 					back()
 					s.registered()
 					time.Sleep(time.Second)
-					require.ElementsMatch(t, []string{"mail", channel(0)}, s.lookupds[0].Channels("orders"))
-					require.Equal(t, []string{topic(0), "orders"}, s.lookupds[0].Topics())
-					require.Equal(t, []string{topic(0), "orders", "orders mail", "orders " + channel(0)}, announced(s.lookupds[0]))
-					s.notify(ChannelDeleted("orders", channel(0)), TopicDeleted(topic(0)))
+					require.Len(t, s.lookupds[0].Channels("orders"), 1+kept)
+					require.Len(t, s.lookupds[0].Topics(), 1+kept)
+					require.Len(t, announced(s.lookupds[0]), 2+2*kept)
+					for i := range kept {
+						s.notify(ChannelDeleted("orders", channel(i)), TopicDeleted(topic(i)))
+					}
 				}
 			})
 		})
 	}
+}
+
+// The broker leaves before it has come to the names that were deleted meanwhile.
+func TestEphemeralNamesDeletedWhileLookupdIsAwayAreUnregisteredInTheEnd(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const ephemeral = 3 * registry.ChunkSize
+		s := newScene(t, 1)
+		s.network.SetLatency(5 * time.Millisecond)
+		require.NoError(t, s.loop.SetMetadata(manyTopics(5000)))
+		for i := range ephemeral {
+			s.notify(TopicCreated(fmt.Sprintf("live-%d#ephemeral", i)))
+		}
+		s.run()
+		s.registered()
+		accept := s.lookupds[0].Do(lookupdtest.Refuse())
+		s.lookupds[0].CloseConnections()
+		synctest.Wait()
+		for i := range ephemeral {
+			s.notify(TopicDeleted(fmt.Sprintf("live-%d#ephemeral", i)))
+		}
+		accept()
+		s.eventually(s.lookupds[0], func() bool { return len(announced(s.lookupds[0])) > 0 })
+		require.Less(t, len(announced(s.lookupds[0])), 5000)
+		require.NoError(t, s.end())
+		time.Sleep(5 * time.Millisecond)
+		synctest.Wait()
+		require.Len(t, s.lookupds[0].Topics(), 5000)
+	})
 }
 
 // tls.Conn.Close would try for 5 s to say goodbye to a lookupd that is gone.

@@ -194,6 +194,27 @@ func TestWaitRegisteredReturnsRefusalsWhenItCannotDoWithoutThem(t *testing.T) {
 	})
 }
 
+func TestWaitRegisteredNamesTenRefusalsAndCountsTheOthers(t *testing.T) {
+	for refused, others := range map[int]string{10: "", 12: "lookuploop: and 2 more names"} {
+		inBubble(t, func(t *testing.T) {
+			s := newScene(t, 1)
+			s.lookupds[0].Do(lookupdtest.On("REGISTER bad-*", lookupdtest.BadTopic()))
+			require.NoError(t, s.loop.SetMetadata(withBad(3, refused)))
+			s.run()
+			s.settled()
+			all := faults(s.loop.WaitRegistered(t.Context(), 0))
+			for i := range 10 {
+				require.Equal(t, fmt.Sprintf("bad-%d", i), all[i].(*ResponseError).Topic, "the oldest first")
+			}
+			if others == "" {
+				require.Len(t, all, 10)
+			} else {
+				require.EqualError(t, errors.Join(all[10:]...), others)
+			}
+		})
+	}
+}
+
 func TestWaitRegisteredSaysWhichLookupdsAreMissingAndWhy(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 5)

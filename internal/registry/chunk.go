@@ -7,10 +7,10 @@ package registry
 func (r *Registry) Read(c *Cursor, limit int, out []Command) (_ []Command, progress bool) {
 	r.lock()
 	defer r.mu.Unlock()
-	first, again := len(out), len(c.again)
+	first, missed := len(out), c.missed()
 	out = r.readAside(c, limit, out)
 	limit -= len(out) - first
-	progress = len(out) > first || len(c.again) < again
+	progress = c.missed() < missed
 	if c.read < r.seq && limit > 0 {
 		out = r.readLog(c, limit, out)
 		progress = true
@@ -18,15 +18,17 @@ func (r *Registry) Read(c *Cursor, limit int, out []Command) (_ []Command, progr
 	return out, progress
 }
 
+// missed is how much there is to say that is not at its place in the log.
+func (c *Cursor) missed() int { return len(c.ghosts) + len(c.late) + len(c.again) }
+
 // readAside reads what is not at its place in the log: deletions of ephemeral
 // names that were missed, as far as they were not made again, names that passed
 // the probe, and names to be announced again.
 func (r *Registry) readAside(c *Cursor, limit int, out []Command) []Command {
-	for ; len(c.ghosts) > 0 && limit > 0 && c.read == r.seq; c.ghosts = c.ghosts[1:] {
-		if e := c.ghosts[0]; !r.isLive(e) {
-			out = append(out, c.say(newCommand(true, e)))
-			limit--
-		}
+	if c.read == r.seq {
+		first := len(out)
+		out = r.readGhosts(c, limit, out)
+		limit -= len(out) - first
 	}
 	for ; len(c.late) > 0 && limit > 0; c.late = c.late[1:] {
 		switch a := c.late[0]; {
@@ -53,6 +55,19 @@ func (r *Registry) readAside(c *Cursor, limit int, out []Command) []Command {
 // hasSaid tells whether the main connection has said that e exists, which it does
 // still. Otherwise it will when it comes to e's place, or must not.
 func (c *Cursor) hasSaid(e *entry) bool { return !e.deleted && e.seq <= c.read && c.isMain(e) }
+
+// readGhosts reads deletions of ephemeral names that were missed, as far as they
+// were not made again: limit of them at most.
+func (r *Registry) readGhosts(c *Cursor, limit int, out []Command) []Command {
+	n := min(limit, len(c.ghosts))
+	for _, e := range c.ghosts[:n] {
+		if !r.isLive(e) {
+			out = append(out, c.say(newCommand(true, e)))
+		}
+	}
+	c.ghosts = c.ghosts[n:]
+	return out
+}
 
 // readLog reads a chunk of the log.
 func (r *Registry) readLog(c *Cursor, limit int, out []Command) []Command {
@@ -184,17 +199,14 @@ func (r *Registry) Farewell(c *Cursor, out []Command) (_ []Command, more bool) {
 	if !c.connected || r.ephemerals == 0 && len(c.ghosts) == 0 {
 		return out, false
 	}
+	if len(c.ghosts) > 0 {
+		return r.readGhosts(c, ChunkSize, out), true
+	}
 	e := c.marker.next
 	c.marker.unlink()
 	if c.leaving == 0 {
 		e = r.log.next
 		c.leaving = 1
-		for _, ghost := range c.ghosts {
-			if !r.isLive(ghost) {
-				out = append(out, c.say(newCommand(true, ghost)))
-			}
-		}
-		c.ghosts = nil
 	}
 	for n := 0; n < ChunkSize && c.leaving <= 2; e = e.next {
 		switch isChannel := e.parent != nil; {

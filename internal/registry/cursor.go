@@ -271,10 +271,17 @@ type View struct {
 
 // View returns how a lookupd stands at one instant.
 func (r *Registry) View(c *Cursor) View {
+	var all standings // made without the lock, or to hold it would take as long as the refusals are many
 	r.lock()
+	for len(c.refused) > cap(all) {
+		n := len(c.refused)
+		r.mu.Unlock()
+		all = make(standings, 0, n+n/8)
+		r.lock()
+	}
+	all = append(all, c.refused...)
 	r.note(c)
 	v := View{Pending: r.pending(c), MissingSince: c.missing}
-	all := slices.Clone(c.refused)
 	r.mu.Unlock()
 	v.Refusals = all.reasons()
 	return v
