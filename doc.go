@@ -80,6 +80,8 @@
 //     without a PING the old entry is hidden.
 //   - nsqlookupd tells producers apart by their remote address, so
 //     Options.Dial must not fix the local port.
+//   - Names in doubt need a second connection. Where something between allows
+//     only one, they wait, and Status says why.
 //   - A topic that an administrator tombstoned stays hidden for 45 s, unless
 //     the broker deletes and creates it. One that was deleted at nsqlookupd
 //     while the broker has it stays unknown until the next connection, or the

@@ -227,6 +227,9 @@ func (l *Loop) serve(ctx context.Context, tasks *sync.WaitGroup) {
 			started[p] = true
 		}
 	}
+	if ctx.Err() != nil {
+		return // Close of a Loop that never ran: nobody is to hear of it
+	}
 	startNew()
 
 	heartbeat := time.NewTicker(l.opts.HeartbeatInterval)

@@ -86,7 +86,7 @@ func (pr *probe) once() (gotOn bool, err error) {
 		p.reg.ProbeRefused(p.cursor, refused.cmd, refused.Code == codeBadTopic, refused.ResponseError, time.Now())
 	}
 	isSevered := !isDone && errors.Is(err, c.Err()) && c.Severed()
-	culprit, gotOn := p.reg.ProbeLost(p.cursor, isSevered)
+	culprit, gotOn := p.reg.ProbeLost(p.cursor, isSevered, pr.ctx.Err() != nil)
 	if culprit != nil {
 		p.reg.ProbeRefused(p.cursor, *culprit, false, &ResponseError{
 			Address: p.address,

@@ -60,9 +60,11 @@ func (c *Cursor) hasSaid(e *entry) bool { return !e.deleted && e.seq <= c.read &
 // were not made again: limit of them at most.
 func (r *Registry) readGhosts(c *Cursor, limit int, out []Command) []Command {
 	n := min(limit, len(c.ghosts))
-	for _, e := range c.ghosts[:n] {
-		if !r.isLive(e) {
-			out = append(out, c.say(newCommand(true, e)))
+	for _, g := range c.ghosts[:n] {
+		if !r.isLive(g.entry) {
+			cmd := newCommand(true, g.entry)
+			cmd.tries = g.tries
+			out = append(out, c.say(cmd))
 		}
 	}
 	c.ghosts = c.ghosts[n:]

@@ -8,6 +8,7 @@ type Command struct {
 	ackTo      uint64 // the log is acknowledged up to here …
 	reads      uint64 // … by so many entries
 	unregister bool
+	tries      uint8 // that went before, of a ghost
 }
 
 func newCommand(unregister bool, e *entry) Command {

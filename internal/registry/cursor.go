@@ -10,7 +10,6 @@ const (
 	ChunkSize = 256
 
 	maxRemembered = 10_000 // deleted names of which it is remembered that a lookupd refused them
-	maxGhosts     = 10_000 // ephemeral names that one lookupd is told to drop later
 )
 
 // Cursor is the place of one lookupd in the registry's log, and what is known
@@ -38,7 +37,7 @@ type Cursor struct {
 
 	missing time.Time // since when lookupd doesn't know everything; zero: it does
 	told    uint64    // the most that was ever read
-	ghosts  []*entry
+	ghosts  []ghost
 	suspect span // what was unanswered when a connection broke without a word
 	doubt   span // what is in doubt, and not set aside yet
 
@@ -104,7 +103,7 @@ func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
 		r.detach(c)
 		for _, cmd := range unanswered {
 			if cmd.unregister {
-				c.addGhost(cmd.subject)
+				c.addGhost(cmd.subject, cmd.tries+1)
 			}
 		}
 		r.collect()
@@ -136,18 +135,18 @@ func (r *Registry) detach(c *Cursor) {
 	// The deletions that it didn't hear of may concern nobody else.
 	var marker entry
 	n := 0
-	for r.tombstones.push(&marker); ; {
-		e := marker.prevInRing
+	for r.tombstones.pushBefore(r.tombstones.root.nextInRing, &marker); ; {
+		e := marker.nextInRing
 		r.tombstones.remove(&marker)
-		if e == &r.tombstones.root || !e.isMarker() && e.seq <= c.read {
+		if e == &r.tombstones.root {
 			return
 		}
-		r.tombstones.pushBefore(e, &marker)
-		if e.isMarker() {
+		r.tombstones.pushBefore(e.nextInRing, &marker)
+		if e.isMarker() || e.seq <= c.read {
 			continue
 		}
 		if e.birth <= c.told {
-			c.addGhost(e)
+			c.addGhost(e, 0)
 		}
 		if !r.isNeeded(e, e.seq) {
 			r.tombstones.remove(e)
@@ -156,24 +155,6 @@ func (r *Registry) detach(c *Cursor) {
 		if n++; n%r.hold == 0 {
 			r.letOthersIn()
 		}
-	}
-}
-
-// haunt notes an ephemeral name that is being deleted for the lookupds that were
-// told of it and can't hear of its end now. nsqlookupd drops the name of what is
-// ephemeral when it is unregistered, at no other time.
-func (r *Registry) haunt(e *entry) {
-	for _, c := range r.cursors {
-		isUnread := !c.connected || e.birth > max(c.read, c.known)
-		if isUnread && e.birth <= c.told || !c.mayKnow(e) {
-			c.addGhost(e)
-		}
-	}
-}
-
-func (c *Cursor) addGhost(e *entry) {
-	if e.ephemeral && len(c.ghosts) < maxGhosts {
-		c.ghosts = append(c.ghosts, e)
 	}
 }
 
@@ -223,12 +204,12 @@ func (r *Registry) InSync(c *Cursor) bool {
 	return c.connected && c.acked >= c.goal
 }
 
-// Resync puts the cursor back to the beginning, provided it is at the end. The
-// deletions before it have been sent.
+// Resync puts the cursor back to the beginning, provided it is at the end, and the
+// probe has nothing to do. The deletions before it have been sent.
 func (r *Registry) Resync(c *Cursor) bool {
 	r.lock()
 	defer r.mu.Unlock()
-	if !c.connected || c.read != r.seq {
+	if !c.connected || c.read != r.seq || c.isAsking() || len(c.unresolved) > 0 {
 		return false
 	}
 	c.skip, c.known, c.read = c.read, c.read, 0

@@ -1,9 +1,6 @@
 package registry
 
-import (
-	"iter"
-	"slices"
-)
+import "iter"
 
 // declaration is a Declare that is under way. It compares what the broker has
 // with what it is to have, in pieces, while others change the registry. At one
@@ -56,14 +53,10 @@ func (r *Registry) Declare(items iter.Seq[Item]) (Effect, error) {
 
 func (r *Registry) endDeclaration(d *declaration) {
 	r.declaration = nil
-	for _, e := range slices.Backward(d.todo) { // channels before their topics
+	for i, e := range append(d.todo, d.erased...) {
 		e.isTodo = false
-		if e.prev == nil && e.prevInRing == nil { // it was to be made, and wasn't: the registry was closed
-			r.erase(e)
-		}
-	}
-	for i, e := range d.erased {
-		if e.prev == nil && e.prevInRing == nil && r.entries[e.key] == e {
+		isOut := e.prev == nil && e.prevInRing == nil // to be erased, or to be made, and the registry was closed
+		if isOut && r.entries[e.key] == e {
 			r.erase(e)
 		}
 		if i%r.hold == r.hold-1 {

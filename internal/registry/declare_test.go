@@ -255,3 +255,50 @@ func TestDeclarationsSnapshotsAndChangesAtOnce(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// TestMoreIsForgottenThanIsRemembered is about deletions of more topics, channels
+// first, than are remembered: amid a lost connection, and amid a declaration during
+// which the channels change.
+func TestMoreIsForgottenThanIsRemembered(t *testing.T) {
+	names := manyNames(maxRemembered + 10)
+	var items []Item
+	var channels, topics []Change
+	for _, name := range names {
+		items = append(items, Item{Topic: name}, Item{Topic: name, Channel: "c"})
+		channels = append(channels, Change{ChannelDeleted, name, "c"})
+		topics = append(topics, Change{TopicDeleted, name, ""})
+	}
+	requireEmpty := func(r *Registry) {
+		require.Zero(t, r.size)
+		require.Zero(t, r.remembered.n)
+		require.Empty(t, r.entries)
+	}
+
+	r := New()
+	lost, slow := r.NewCursor(0), r.NewCursor(0)
+	r.Declare(slices.Values(items))
+	r.Attach(lost, noTime)
+	r.Attach(slow, noTime)
+	for lost.read < r.seq {
+		readLines(r, lost, ChunkSize)
+	}
+	r.Apply(channels)
+	r.Apply(topics)
+	r.Release(lost, nil, false)
+	for slow.read < r.seq {
+		readLines(r, slow, ChunkSize)
+	}
+	requireEmpty(r)
+
+	r = New()
+	r.Declare(slices.Values(items))
+	n := 0
+	r.others = func() {
+		if n++; n < 10 {
+			r.Apply([]Change{{ChannelPaused, names[len(names)-n], "c"}})
+		}
+	}
+	r.Declare(slices.Values([]Item(nil)))
+	r.others = nil
+	requireEmpty(r)
+}

@@ -287,10 +287,10 @@ func (p *modelPeer) lose(severed bool) {
 	}
 }
 
-func (p *modelPeer) loseProbe(_ *rapid.T, severed bool) {
+func (p *modelPeer) loseProbe(t *rapid.T, severed bool) {
 	if p.probe.isUp {
 		p.probe = modelConn{}
-		if culprit, _ := p.reg.ProbeLost(p.cursor, severed); culprit != nil {
+		if culprit, _ := p.reg.ProbeLost(p.cursor, severed, t == nil); culprit != nil {
 			p.reg.ProbeRefused(p.cursor, *culprit, false, refusalError(commandName(*culprit)), p.now)
 		}
 	}

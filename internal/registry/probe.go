@@ -41,6 +41,7 @@ type probe struct {
 	retryAt    time.Time
 	retryDelay time.Duration
 	firstDelay time.Duration
+	soonAt     time.Time // when that was due to a new connection
 
 	ephemerals []*entry // that were registered on the probe
 }
@@ -88,11 +89,12 @@ func (c *Cursor) refuse(cmd Command, wholeTopic bool, reason error, now time.Tim
 	c.idle = append(c.idle, a)
 }
 
-// retrySoon is for a lookupd that is back: it may not be what it was.
+// retrySoon is for a lookupd that is back: it may not be what it was. If it comes
+// back often, perhaps because it dies of a name, that doesn't count.
 func (c *Cursor) retrySoon(now time.Time) {
-	if len(c.refused) > 0 && c.retryAt.After(now.Add(c.firstDelay)) {
-		c.retryDelay = c.firstDelay
-		c.retryAt = now.Add(c.retryDelay)
+	soon := now.Add(c.firstDelay)
+	if len(c.refused) > 0 && c.retryAt.After(soon) && now.Sub(c.soonAt) >= c.retryDelay {
+		c.soonAt, c.retryAt = now, soon
 	}
 }
 
@@ -159,6 +161,9 @@ func (r *Registry) Probe(c *Cursor, now time.Time, limit int, out []Command) []C
 			c.ephemerals = append(c.ephemerals, a.entry)
 		}
 		out = append(out, newCommand(false, a.entry))
+		if a.strikes > 0 { // alone
+			break
+		}
 	}
 	if len(c.asked) == 0 {
 		c.within = 0 // whoever it was is gone
@@ -203,7 +208,7 @@ func (r *Registry) nextDoubt(c *Cursor) *aside {
 			}
 			a := c.struck[0]
 			c.struck = c.struck[1:]
-			if a.state == waiting && c.aside[a.entry] == a && a.strikes > 0 {
+			if a.state == waiting && c.aside[a.entry] == a {
 				c.within = 1
 				return a
 			}
@@ -212,7 +217,7 @@ func (r *Registry) nextDoubt(c *Cursor) *aside {
 			c.idle = c.idle[1:]
 			if a.state == refused && c.aside[a.entry] == a {
 				c.retryAll--
-				if a.parent != nil && c.isCovered(a.parent) {
+				if c.isCovered(a.entry) {
 					c.idle = append(c.idle, a)
 					continue
 				}
@@ -262,29 +267,37 @@ func (r *Registry) ProbeAcknowledge(c *Cursor, n int) {
 // ProbeLost notes that the probe ended: what wasn't answered is to be asked
 // again. When it broke without a word, it narrows down which name did that, and
 // gotOn tells whether it did; once it is certain, culprit is what lookupd closed
-// at, for ProbeRefused.
-func (r *Registry) ProbeLost(c *Cursor, severed bool) (culprit *Command, gotOn bool) {
+// at, for ProbeRefused. isCut tells that the probe ended because the main
+// connection did.
+func (r *Registry) ProbeLost(c *Cursor, severed, isCut bool) (culprit *Command, gotOn bool) {
 	r.lock()
 	defer r.mu.Unlock()
 	var back []*aside
 	for _, a := range c.asked {
-		if c.aside[a.entry] == a && a.state == probing {
+		switch {
+		case c.aside[a.entry] != a || a.state != probing:
+		case isCut && c.of(a).reason != nil: // it is tried again the next time
+			a.state = refused
+			c.idle = append(c.idle, a)
+		default:
 			a.state = waiting
 			back = append(back, a)
 		}
-		if a.deleted {
-			c.addGhost(a.entry)
+	}
+	for _, e := range c.ephemerals {
+		if e.deleted { // and lookupd wasn't told on this connection
+			c.addGhost(e, 0)
 		}
 	}
 	c.asked, c.ephemerals = nil, nil
 	if severed && len(back) == 1 {
 		a := back[0]
 		c.within, c.group = 0, 1
-		switch a.strikes++; a.strikes {
-		case 1:
+		switch a.strikes++; {
+		case a.strikes == 1:
 			c.struck = append(c.struck, a)
 			return nil, true
-		case maxStrikes:
+		case a.strikes >= maxStrikes:
 			cmd := newCommand(false, a.entry)
 			return &cmd, true
 		}
@@ -320,6 +333,5 @@ func (r *Registry) ProbeFarewell(c *Cursor, out []Command) []Command {
 			}
 		}
 	}
-	c.ephemerals = nil
 	return out
 }
