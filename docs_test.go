@@ -81,21 +81,6 @@ func isExported(receiver ast.Expr) bool {
 	return ok && name.IsExported()
 }
 
-// The code in the README is that of Example, which is compiled and run.
-func TestREADMEShowsTheExample(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	_, code, found := strings.Cut(string(readme), "```go\n")
-	require.True(t, found)
-	code, _, _ = strings.Cut(code, "```")
-	require.GreaterOrEqual(t, strings.Count(code, "\n"), 20)
-
-	example, err := os.ReadFile("example_test.go")
-	require.NoError(t, err)
-	indented := "\t" + strings.ReplaceAll(strings.TrimSuffix(code, "\n"), "\n", "\n\t")
-	require.Contains(t, string(example), strings.ReplaceAll(indented, "\n\t\n", "\n\n"))
-}
-
 // Each test that README.md and doc.go point to exists.
 func TestTestsThatTheDocumentationNamesExist(t *testing.T) {
 	tests := make(map[string]bool)
