@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop"
 )
 
 var updateAPI = flag.Bool("update-api", false, "write testdata/api instead of comparing with it")
@@ -101,6 +103,31 @@ func TestTestsThatTheDocumentationNamesExist(t *testing.T) {
 		require.NotEmpty(t, named, name)
 		for _, test := range named {
 			require.True(t, tests[test], "%s names %s", name, test)
+		}
+	}
+}
+
+// A release has one version: that of the library, of the changelog's first heading,
+// and of what the other modules require.
+func TestTheVersionIsTheSameEverywhere(t *testing.T) {
+	loop, err := lookuploop.New(lookuploop.Options{BroadcastAddress: "127.0.0.1"})
+	require.NoError(t, err)
+	_, version, found := strings.Cut(loop.Status().Broker.Version, "+lookuploop.")
+	require.True(t, found)
+
+	changelog, err := os.ReadFile("CHANGELOG.md")
+	require.NoError(t, err)
+	heading := regexp.MustCompile(`(?m)^## (\S+) - (?:unreleased|\d{4}-\d\d-\d\d)$`).FindSubmatch(changelog)
+	require.NotNil(t, heading, "a heading such as ## %s - unreleased", version)
+	require.Equal(t, version, string(heading[1]), "CHANGELOG.md")
+
+	for _, name := range []string{"lookupprom/go.mod", "examples/broker/go.mod", "internal/resolve/dnstest/go.mod"} {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		required := regexp.MustCompile(`(?m)^\s*(?:require )?`+modulePath+`(?:/lookupprom)? v(\S+)$`).FindAllSubmatch(text, -1)
+		require.NotEmpty(t, required, name)
+		for _, match := range required {
+			require.Equal(t, version, string(match[1]), name)
 		}
 	}
 }

@@ -13,6 +13,8 @@
 // everything that the broker has.
 //
 // It is a module of its own, because the library's doesn't depend on Prometheus.
+// Run it from a clone of the repository: go install refuses a module with replace
+// directives.
 package main
 
 import (
