@@ -1,127 +1,164 @@
-// Package lookuploop is the nsqd side of NSQ's discovery for programs that
-// aren't nsqd: brokers, proxies, gateways, simulators. A broker tells the
-// library what it has; the library keeps every nsqlookupd knowing exactly
-// that, so that any NSQ consumer finds the broker.
+// Package lookuploop registers a message broker with NSQ's discovery, as nsqd
+// does. It is for programs that take nsqd's place: brokers, proxies, gateways,
+// simulators. The broker tells the library which topics and channels it has. The
+// library keeps every nsqlookupd up to date, so that NSQ consumers find the broker.
 //
 // # Usage
 //
-// Make a Loop with New, call LoadMetadata if there is a DataPath, and Run it
-// in a goroutine. Call Notify where a topic or channel comes or goes, under
-// the lock that guards the change. A broker that would rather reconcile than
-// notify declares all it has with SetMetadata, as often as it likes.
+//	loop, err := lookuploop.New(lookuploop.Options{
+//		LookupdTCPAddresses: []string{"lookupd.example.com:4160"},
+//		BroadcastAddress:    "broker.example.com",
+//		BroadcastTCPPort:    4150,
+//		BroadcastHTTPPort:   4151,
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	go loop.Run(context.Background())
+//	err = loop.Notify(lookuploop.TopicCreated("orders"))
+//	…
+//	err = loop.Drain(ctx) // consumers don't find the broker any more
+//	err = loop.Close()    // ends Run and returns its error
 //
-// WaitRegistered returns once the lookupds know everything; Registered tells at
-// once whether they do, for readiness probes. TopicChannels asks them which
-// channels a new topic has elsewhere, to create them before the first message.
-// SetLookupdTCPAddresses swaps addresses while the Loop runs, and Status tells how
-// things stand. Verify asks the lookupds what they show consumers, which can
-// differ: administrators delete and tombstone topics, for example.
+// To announce what the broker has:
 //
-// To leave in good order, call Drain, let the clients finish, and end Run's
-// context or call Close, which a Loop that was never Run needs to unlock DataPath.
+//   - [Loop.Notify] takes changes. Call it under the lock that guards the change.
+//   - [Loop.SetMetadata] takes the complete set and applies the difference.
+//   - [Loop.LoadMetadata] restores what was there before a restart. With a DataPath
+//     it must be the first call.
+//   - [Loop.PersistMetadata] waits until everything is on disk.
+//
+// To see the result:
+//
+//   - [Loop.WaitRegistered] waits until the nsqlookupds know everything.
+//   - [Loop.Registered] returns at once, for readiness probes.
+//   - [Loop.Status] describes the broker, each nsqlookupd and nsqd.dat.
+//   - [Loop.Metadata] and [Loop.TopicMetadata] return what the broker has.
+//   - [Loop.Verify] compares it with what the nsqlookupds list. They can differ, as
+//     administrators delete and tombstone topics.
+//
+// To work with the nsqlookupds:
+//
+//   - [Loop.TopicChannels] returns the channels that a topic has at other brokers.
+//     Create them before the first message of a new topic.
+//   - [Loop.SetLookupdTCPAddresses] replaces the addresses.
+//   - [ConfiguredAddress] returns, in Dial, the configured address.
+//
+// To stop:
+//
+//   - [Loop.Drain] leaves discovery while the broker serves its clients.
+//   - [Loop.Close], or the end of the context of [Loop.Run], ends everything.
 //
 // # Options
 //
-// Only the ports are required, and these only once there is a lookupd address.
-// LookupdTCPAddresses says whom to inform, and with ResolveInterval,
-// ResolveNetwork and Resolver names among them are looked up again and again.
-// BroadcastAddress, BroadcastTCPPort, BroadcastHTTPPort, Hostname,
-// Version, TopologyZone and TopologyRegion are what the nsqlookupds, and from
-// them consumers and nsqadmin, learn of the broker. DataPath is where nsqd.dat
-// lies. HeartbeatInterval, DialTimeout, ResponseTimeout, MinBackoff,
-// MaxBackoff and ResyncInterval are the times of the conversation with an
-// nsqlookupd, and MaxResponseSize bounds what it may answer. Dial is the place
-// for TLS, HTTPClient that for TopicChannels and Verify. Logger and
-// OnStateChange tell what happens.
+// Only the ports are required, and only if there is a lookupd address. The fields
+// of [Options] by purpose:
+//
+//   - Which nsqlookupds: LookupdTCPAddresses. To look up names again:
+//     ResolveInterval, ResolveNetwork, Resolver.
+//   - What they are told of the broker: BroadcastAddress, BroadcastTCPPort,
+//     BroadcastHTTPPort, Hostname, Version, TopologyZone, TopologyRegion.
+//   - Where nsqd.dat is: DataPath.
+//   - When to connect, and when to give up: DialTimeout, ResponseTimeout,
+//     MinBackoff, MaxBackoff, HeartbeatInterval.
+//   - When to announce everything again: ResyncInterval.
+//   - How to connect, for example with TLS: Dial. For HTTP: HTTPClient.
+//   - How long an answer may be: MaxResponseSize.
+//   - What to report: Logger, OnStateChange.
 //
 // # Guarantees
 //
 // Once faults stop, every configured nsqlookupd lists the broker as a producer
-// of exactly what it has, within one backoff and one round trip (and what the
-// lookupd itself needs). Only a name that was refused takes longer: it is tried
-// again after MaxBackoff, doubling to 1 h. On the way there:
+// of exactly what it has. That takes one backoff, one round trip, and the time
+// that the nsqlookupd needs. Only a name that was refused takes longer: it is
+// tried again after MaxBackoff, doubling to 1 h.
 //
-//   - What is sent to an nsqlookupd was true when it was taken from what the
-//     broker has, the latest state of a name wins, and a name that flaps costs
-//     no more than one that doesn't.
-//   - One nsqlookupd that is slow, stuck, gone or hostile costs the others
-//     nothing, and the broker neither: Notify waits for neither network nor disk.
+//   - The latest state of a name wins. Nothing is sent that wasn't true when it was
+//     read from the broker's state. A name that changes often needs no more memory
+//     than any other, and its old states are not sent later.
+//   - An nsqlookupd that is slow, stuck, down or hostile doesn't delay the others
+//     or the broker. Notify waits for neither network nor disk.
 //   - An nsqlookupd that answers gets its PING no later than ResponseTimeout
-//     after HeartbeatInterval, also amid a sync over a slow line, provided that
+//     after HeartbeatInterval, even during a sync over a slow line, provided that
 //     it carries out 100 commands in that time.
-//   - A lost connection is seen at once. The next attempt comes after a pause
-//     with full jitter, below 100 ms at first and 5 s at last. A change of the
-//     broker cuts it short, once a second at most.
+//   - A lost connection is noticed at once. The next attempt follows after a random
+//     pause, below 100 ms at first and 5 s later. A change at the broker ends the
+//     pause, at most once a second.
 //   - What Notify accepted is on disk when Run or PersistMetadata returns nil.
-//     A crash leaves the old nsqd.dat or the new one, never neither.
-//   - A name that an nsqlookupd refuses, or at which it closes without a word, is
-//     set aside for that nsqlookupd, shown in Status, and tried again later.
-//     Everything else goes on: a refusal ends the connection, so names in doubt go
-//     over a second one, the probe. In doubt is what lookupd had not acknowledged
-//     when it refused something, and what was unanswered when two connections in a
-//     row broke amid the same commands. The probe asks about many names at once,
-//     and about half as many each time it breaks without an answer. What is
-//     acknowledged there goes to the main connection, by itself. A good name that
-//     is in doubt waits a few round trips for each refused one that is, too.
+//     A crash leaves the old nsqd.dat or the new one.
+//   - A name that an nsqlookupd refuses is set aside for that nsqlookupd, shown in
+//     Status, and tried again later. So is a name at which it closes the connection
+//     without an answer. All other names are registered.
 //
-// TestSimulation shows all of it: it plays random histories of changes, faults
-// of lookupds, networks and disks, swaps and restarts, and holds each lookupd
-// and nsqd.dat against what they should be. The README names a test for each point.
+// nsqlookupd closes the connection when it refuses a name. So names in doubt are
+// sent over a second connection, the probe. A name is in doubt if it was not
+// acknowledged when another one was refused, or if two connections in a row broke
+// while the same commands were unanswered. The probe asks about many names at
+// once, and about half as many each time it breaks without an answer. Names that
+// are acknowledged there are then sent on the main connection. A good name in
+// doubt waits a few round trips for each refused name in doubt.
+//
+// TestSimulation checks all of this with random histories of changes, faults of
+// nsqlookupds, networks and disks, new addresses and restarts. The README names a
+// test for each point.
 //
 // # What is not guaranteed
 //
-// All of this is about producers, and about what nsqlookupd makes of it:
+// Some things depend on nsqlookupd:
 //
-//   - nsqlookupd keeps the names of topics and channels that nobody has any
-//     more, in /topics, /channels and the channels of /lookup, until someone
-//     deletes them there. Ephemeral ones it drops when they are unregistered.
-//   - A connection that broke without a word stays in nsqlookupd's view until
-//     its TCP notices; until then the broker is listed twice. After 300 s
-//     without a PING the old entry is hidden.
-//   - nsqlookupd tells producers apart by their remote address, so
-//     Options.Dial must not fix the local port.
-//   - Names in doubt need a second connection. Where something between allows
+//   - It keeps the names of topics and channels that no broker has any more, in
+//     /topics, /channels and the channels of /lookup, until someone deletes them
+//     there. It drops ephemeral ones when they are unregistered.
+//   - It lists a connection that broke silently until its TCP notices. Until then
+//     the broker is listed twice. After 300 s without a PING the old entry is hidden.
+//   - It tells producers apart by their remote address, so Dial must not fix the
+//     local port.
+//   - Names in doubt need a second connection. If something in between allows
 //     only one, they wait, and Status says why.
 //   - A topic that an administrator tombstoned stays hidden for 45 s, unless
-//     the broker deletes and creates it. One that was deleted at nsqlookupd
+//     the broker deletes and creates it. A topic that was deleted at nsqlookupd
 //     while the broker has it stays unknown until the next connection, or the
-//     next resync if Options.ResyncInterval is set.
-//   - Between a change and its place in nsqd.dat lie about 100 ms, or four
-//     times what it takes to write the file if that is more; a crash within
-//     loses it unless PersistMetadata had returned.
+//     next resync if ResyncInterval is set.
+//
+// A change reaches nsqd.dat after about 100 ms, or after four times the duration
+// of a write if that is longer. A crash before that loses the change, unless
+// PersistMetadata has returned.
 //
 // # Concurrency
 //
-// All methods of Loop may be called from any goroutine. The order of changes
-// is the order of the Notify calls, so a caller's own lock decides it.
+// All methods of [Loop] may be called from any goroutine. The order of the Notify
+// calls is the order of the changes, so the caller's lock determines it.
 //
-// There is no limit to the number of topics and channels. Each takes some 160
+// There is no limit to the number of topics and channels. Each takes about 160
 // bytes, whatever the number of nsqlookupds.
 //
-// Run does no I/O. It has one goroutine for each nsqlookupd, which connects
-// and writes; that has one for each connection, which reads, and a third while
-// there is a probe; with a ResolveInterval there is one for each name, which looks
-// it up; and with a
-// DataPath there is one that writes nsqd.dat. Run returns when all of them
-// have. Options.OnStateChange is called from the goroutine of the nsqlookupd
-// it is about, with no lock held; it delays that one only, as do a Dial or a
-// Logger that block. If one of them panics, the program ends, as with any
-// goroutine. A nil context is an error of Run and TopicChannels, and a panic in
-// what waits, as in the standard library. With a context that has ended already,
-// what waits still returns nil if there is nothing to wait for.
+// Run does no I/O. It starts these goroutines and returns when all have ended:
+//
+//   - One for each nsqlookupd, which connects and writes. It has one for each
+//     connection, which reads, and another one while there is a probe.
+//   - With a ResolveInterval, one for each name, which looks it up.
+//   - With a DataPath, one that writes nsqd.dat.
+//
+// OnStateChange is called from the goroutine of its nsqlookupd, with no lock held.
+// If it blocks, it delays only that nsqlookupd. The same is true for Dial and
+// Logger. A panic in one of them ends the program.
+//
+// A nil context is an error of Run and TopicChannels. Methods that wait panic, as
+// in the standard library. With a context that has already ended, they still
+// return nil if there is nothing to wait for.
 //
 // # Errors
 //
-// Every error begins with "lookuploop: " and says what to mend. ErrClosed,
-// ErrInvalidName, ErrUnknown, ErrNotRegistered, ErrNotConnected,
-// ErrDataPathLocked, ErrCorruptMetadata and ErrResponseTooLarge are for errors.Is.
-// A *ResponseError, for errors.As, is what an nsqlookupd answered. Faults of the
-// network are no errors of any call: they are in Status and in the log, and the
-// Loop deals with them.
+// Every error begins with "lookuploop: " and says what to fix. Use errors.Is with
+// [ErrClosed], [ErrInvalidName], [ErrUnknown], [ErrNotRegistered],
+// [ErrNotConnected], [ErrDataPathLocked], [ErrCorruptMetadata] and
+// [ErrResponseTooLarge], and errors.As with a *[ResponseError], which is an error
+// answer of an nsqlookupd. Network faults are not errors of a call: the Loop
+// retries, and reports them in Status and in the log.
 //
 // # Testing
 //
-// Package lookupdtest has an nsqlookupd in memory that can be told to
-// misbehave in every way that a real one and its network might, over TCP or
-// over a network in memory that works in the virtual time of testing/synctest.
+// Package lookupdtest is an nsqlookupd in memory that can be told to misbehave. It
+// works over TCP, and over a network in memory in the virtual time of
+// testing/synctest.
 package lookuploop
