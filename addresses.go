@@ -12,8 +12,8 @@ import (
 	"github.com/lookuploop/lookuploop/internal/resolve"
 )
 
-// Resolver looks names up; *net.Resolver is one. See Options.ResolveInterval.
-// What comes together with an error is used, too.
+// Resolver looks up names. *[net.Resolver] implements it. See ResolveInterval in
+// [Options]. Addresses that are returned together with an error are used.
 type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 	LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
@@ -94,29 +94,30 @@ func (l *Loop) namesStatus() (all []NameStatus) {
 
 type configuredAddressKey struct{}
 
-// ConfiguredAddress returns within Options.Dial which of the addresses in
-// Options.LookupdTCPAddresses led to the one that is to be dialed: the first of
-// those that are known to do so. With a ResolveInterval it has the host name that a
-// certificate is for, or is a SRV name, where Dial gets an IP address. With any
+// ConfiguredAddress is for use in Dial of [Options], for example to verify a TLS
+// certificate. It returns the address in LookupdTCPAddresses that led to the one
+// being dialed, or the first one if there are several. With a ResolveInterval that
+// is a host name with a port, or a SRV name, while Dial gets an IP address. With any
 // other context it returns the empty string.
 func ConfiguredAddress(ctx context.Context) string {
 	address, _ := ctx.Value(configuredAddressKey{}).(string)
 	return address
 }
 
-// SetLookupdTCPAddresses replaces the addresses of the nsqlookupds; none
-// means to leave discovery, see Drain. It takes effect at once: Status and WaitRegistered
-// see the new ones, in this order, repetitions left out. An address that stays
-// keeps its connection. From one that goes, what is ephemeral is unregistered
-// and the connection closed, upon which it forgets the rest.
+// SetLookupdTCPAddresses replaces the addresses of the nsqlookupds. Without any
+// address, the broker leaves discovery; see [Loop.Drain]. It takes effect at once:
+// Status and WaitRegistered use the new addresses, in this order, without
+// duplicates. An address that stays keeps its connection. At an address that was
+// removed, ephemeral topics and channels are unregistered and the connection is
+// closed, upon which nsqlookupd drops the other registrations.
 //
-// With a ResolveInterval, a new name may turn out to lead to an nsqlookupd whose
-// address goes. So those that are connected stay, behind the new ones, until each
-// new name has been looked up once, which takes 5 s at most.
+// With a ResolveInterval, a new name may lead to an nsqlookupd whose address was
+// removed. So connected nsqlookupds stay, after the new ones, until each new name
+// has been looked up once, which takes at most 5 s.
 //
-// A fault in any address (see Options.LookupdTCPAddresses), or a missing port of
-// the broker, is an error, and nothing changes. It may be called before and during Run; once Run's context has
-// ended it returns ErrClosed.
+// If an address is invalid or a port of the broker is missing, it returns an error
+// and changes nothing. It may be called before and during Run. Once Run's context
+// has ended it returns [ErrClosed].
 func (l *Loop) SetLookupdTCPAddresses(addrs []string) error {
 	configured, err := l.opts.parseAddresses(addrs)
 	if err != nil {
@@ -159,16 +160,16 @@ func (o *Options) parseAddresses(addrs []string) ([]resolve.Address, error) {
 	return unique, errors.Join(errs...)
 }
 
-// Drain leaves discovery, so that no more consumers come, and returns once every
-// lookupd was left: what is ephemeral is unregistered and the connections are
-// closed. That takes at most 1 s as long as Dial and OnStateChange don't hold it
-// up. Everything else goes on. Notify and nsqd.dat work as before, consumers that
-// are connected can finish, and SetLookupdTCPAddresses brings the broker back.
+// Drain leaves discovery, so that no new consumers connect, while the broker serves
+// those that are connected. It unregisters ephemeral topics and channels, closes the
+// connections to all nsqlookupds, and returns when that is done. It takes at most
+// 1 s unless Dial or OnStateChange blocks. Notify and nsqd.dat work as before.
+// SetLookupdTCPAddresses registers the broker again.
 //
-// When ctx ends before, the error wraps ctx.Err() and names the lookupds that
-// have not been left yet; they will be nevertheless. Drain may be called from any
-// goroutine but that of OnStateChange, more than once, and before Run. Once Run's
-// context has ended it returns ErrClosed.
+// If ctx ends first, the error wraps ctx.Err() and names the remaining nsqlookupds.
+// The Loop still leaves them. Drain may be called from any goroutine except in
+// OnStateChange, more than once, and before Run. Once Run's context has ended it
+// returns [ErrClosed].
 func (l *Loop) Drain(ctx context.Context) error {
 	ended := ctx.Done() // a nil context panics here
 	if err := l.SetLookupdTCPAddresses(nil); err != nil {

@@ -14,12 +14,12 @@ import (
 	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
-// Metadata is a set of topics with their channels: what a broker has. Its JSON
-// form is the content of nsqd.dat, as nsqd v1 reads and writes it.
+// Metadata is what a broker has: topics with their channels. Its JSON form is the
+// content of nsqd.dat, as nsqd v1 reads and writes it.
 type Metadata struct {
 	Topics []TopicMetadata `json:"topics"`
 
-	// Version is that of the broker that wrote the file; nothing depends on it.
+	// Version is the version of the broker that wrote the file. It is informational.
 	Version string `json:"version"`
 }
 
@@ -128,22 +128,22 @@ func metadataOf(c *nsqdat.Contents) Metadata {
 	return m
 }
 
-// LoadMetadata locks DataPath until Run or Close returns, reads nsqd.dat and takes what
-// is in there for what the broker has, and returns it. Without the file, or
-// without a DataPath, that is nothing; the file is written as soon as Run begins.
+// LoadMetadata restores the topics and channels from nsqd.dat and returns them. It
+// locks DataPath until Run or Close returns. If there is no file or no DataPath, it
+// returns an empty Metadata. A missing file is written when Run begins.
 //
-// With a DataPath it must come before Notify, SetMetadata and Run, and once:
-// otherwise it is an error. After an error it may be tried again. Names that
-// NSQ doesn't allow are left out with a warning, and nsqd.dat is written again.
+// With a DataPath, LoadMetadata must be called once, before Notify, SetMetadata and
+// Run. After an error it may be called again. Names that NSQ doesn't allow are
+// dropped with a warning, and nsqd.dat is written without them.
 //
-// A file of nsqd 0.3, nsqd.512.dat for example, is not read. If it is alone in
-// DataPath, a warning names it: end the broker and rename it to nsqd.dat to keep
-// its topics, or move it away. An nsqd up to 1.1 that is to come back refuses to
-// start with both.
+// Files of nsqd 0.3, such as nsqd.512.dat, are not read. If DataPath has such a
+// file and no nsqd.dat, a warning names it. To keep its topics, stop the broker and
+// rename the file to nsqd.dat; otherwise move it away. nsqd up to 1.1 refuses to
+// start with both files.
 //
-// It fails where nothing can be written. ErrDataPathLocked: an nsqd or another
-// Loop uses the directory. ErrCorruptMetadata: the file can't be parsed; it
-// stays as it is.
+// LoadMetadata fails if DataPath is not writable. The error is [ErrDataPathLocked]
+// if an nsqd or another Loop uses the directory, and [ErrCorruptMetadata] if the
+// file can't be parsed. The file is then left unchanged.
 func (l *Loop) LoadMetadata() (Metadata, error) {
 	if err := l.startLoading(); err != nil {
 		return Metadata{}, err
@@ -208,12 +208,14 @@ func (l *Loop) load() (Metadata, error) {
 	return m, nil
 }
 
-// PersistMetadata returns once all that was accepted before the call is on
-// disk, or with the first failure of a write that began after it; writing is
-// tried again while Run goes on. If somebody removed nsqd.dat or put another
-// file there, it is written again. Without a DataPath there is nothing to wait
-// for. When ctx ends, the error wraps ctx.Err(). Before Run it writes by itself,
-// and ctx can't cut that short. Once Run's context has ended it returns ErrClosed.
+// PersistMetadata waits until everything that was accepted before the call is on
+// disk. It returns the error of the first write that began after the call and
+// failed; Run retries such writes. If nsqd.dat was removed or replaced, it is
+// written again. Without a DataPath, PersistMetadata returns nil.
+//
+// When ctx ends, the error wraps ctx.Err(). Before Run, PersistMetadata writes the
+// file itself, and ctx doesn't interrupt it. Once Run's context has ended it returns
+// [ErrClosed].
 func (l *Loop) PersistMetadata(ctx context.Context) error {
 	if err := l.mayChange(); err != nil {
 		return err

@@ -2,39 +2,39 @@ package lookuploop
 
 import "github.com/lookuploop/lookuploop/internal/registry"
 
-// Event says that a topic or channel of the broker came, went, or was paused
-// or unpaused. Make one with TopicCreated and its like, and hand it to Notify.
-// Events are comparable.
+// Event is a change at the broker: a topic or channel was created, deleted, paused
+// or unpaused. Create one with [TopicCreated] or a similar function and pass it to
+// [Loop.Notify]. Events are comparable.
 type Event struct{ change registry.Change }
 
-// TopicCreated says that the broker has the topic now.
+// TopicCreated reports a new topic.
 func TopicCreated(topic string) Event { return about(registry.TopicCreated, topic, "") }
 
-// TopicDeleted says that the broker doesn't have the topic any more, nor its channels.
+// TopicDeleted reports that a topic was deleted, together with its channels.
 func TopicDeleted(topic string) Event { return about(registry.TopicDeleted, topic, "") }
 
-// TopicPaused says that the topic was paused. It matters to nsqd.dat only.
+// TopicPaused reports that a topic was paused. It affects only nsqd.dat.
 func TopicPaused(topic string) Event { return about(registry.TopicPaused, topic, "") }
 
-// TopicUnpaused undoes TopicPaused.
+// TopicUnpaused reports that a topic was unpaused. It affects only nsqd.dat.
 func TopicUnpaused(topic string) Event { return about(registry.TopicUnpaused, topic, "") }
 
-// ChannelCreated says that the broker has the channel now. Its topic must exist.
+// ChannelCreated reports a new channel. Its topic must exist.
 func ChannelCreated(topic, channel string) Event {
 	return about(registry.ChannelCreated, topic, channel)
 }
 
-// ChannelDeleted says that the broker doesn't have the channel any more.
+// ChannelDeleted reports that a channel was deleted.
 func ChannelDeleted(topic, channel string) Event {
 	return about(registry.ChannelDeleted, topic, channel)
 }
 
-// ChannelPaused says that the channel was paused. It matters to nsqd.dat only.
+// ChannelPaused reports that a channel was paused. It affects only nsqd.dat.
 func ChannelPaused(topic, channel string) Event {
 	return about(registry.ChannelPaused, topic, channel)
 }
 
-// ChannelUnpaused undoes ChannelPaused.
+// ChannelUnpaused reports that a channel was unpaused. It affects only nsqd.dat.
 func ChannelUnpaused(topic, channel string) Event {
 	return about(registry.ChannelUnpaused, topic, channel)
 }
@@ -45,19 +45,19 @@ func about(kind registry.Kind, topic, channel string) Event {
 
 func (e Event) String() string { return e.change.String() }
 
-// Notify says what changed at the broker. It waits for neither network nor
-// disk. Call it under the lock that guards the change: the order of the calls
-// is the order of the changes.
+// Notify announces changes at the broker. It waits for neither network nor disk.
+// Call it under the lock that guards the change: the order of the calls is the
+// order of the changes.
 //
-// Either all events are accepted or, with an error that names each one at
-// fault, none. Creating what exists and deleting what doesn't is fine and
-// changes nothing. A channel can't be created in an unknown topic, and what is
-// unknown can be neither paused nor unpaused (ErrUnknown); earlier events of the
-// same call count. So a channel that lost the race against the deletion of its
-// topic doesn't bring the topic back. Names must be valid (ErrInvalidName).
+// Notify accepts all events or none. The error names each invalid event. It is not
+// an error to create what exists or to delete what doesn't exist; that changes
+// nothing. Creating a channel of an unknown topic, or pausing or unpausing
+// something unknown, is [ErrUnknown]. Earlier events of the same call count. So
+// a channel that is created after its topic was deleted doesn't restore the topic.
+// Names must be valid, otherwise the error is [ErrInvalidName].
 //
-// It may be called before and during Run, from any goroutine; with a DataPath,
-// not before LoadMetadata. From the end of Run's context on it returns ErrClosed.
+// Notify may be called before and during Run, from any goroutine. With a DataPath,
+// call LoadMetadata first. Once Run's context has ended, Notify returns [ErrClosed].
 func (l *Loop) Notify(events ...Event) error {
 	if err := l.mayChange(); err != nil {
 		return err
@@ -70,16 +70,17 @@ func (l *Loop) Notify(events ...Event) error {
 	return l.tell(l.reg.Apply(changes))
 }
 
-// SetMetadata declares the whole of what the broker has, for brokers that
-// reconcile instead of notifying. The difference to what it had is applied as
-// one change; what stays is not touched. m.Version is ignored.
+// SetMetadata replaces everything that the broker has. It is for brokers that read
+// their topics from somewhere else instead of reporting each change. The difference
+// is applied as one change; topics and channels that stay are not affected.
+// m.Version is ignored.
 //
-// An invalid name (ErrInvalidName) or a name that occurs twice is an error,
-// and then nothing changes. Otherwise as Notify.
+// An invalid name ([ErrInvalidName]) or a name that occurs twice is an error,
+// and then nothing changes. When it may be called, and what it returns after the
+// end, is as for [Loop.Notify].
 //
-// Notify doesn't wait for it, however large m is: what is notified meanwhile comes
-// before the declaration or after it, as if that took no time. m must not change
-// until SetMetadata returns.
+// SetMetadata is atomic, but doesn't block Notify, however large m is: a concurrent
+// Notify takes effect before or after it. m must not change until SetMetadata returns.
 func (l *Loop) SetMetadata(m Metadata) error {
 	if err := m.validate(); err != nil {
 		return err
@@ -102,8 +103,9 @@ func (l *Loop) tell(effect registry.Effect, err error) error {
 }
 
 // TopicMetadata returns one topic of the broker with its channels, the oldest
-// first, ephemeral ones included, and whether there is such a topic. It costs
-// nothing for the other topics. It may be called at any time from any goroutine.
+// first, including ephemeral ones. It reports whether the topic exists. Its cost
+// doesn't depend on the number of other topics. It may be called at any time from
+// any goroutine.
 func (l *Loop) TopicMetadata(topic string) (TopicMetadata, bool) {
 	items, found := l.reg.Topic(topic)
 	if !found {
@@ -116,9 +118,9 @@ func (l *Loop) TopicMetadata(topic string) (TopicMetadata, bool) {
 	return m, true
 }
 
-// Metadata returns all that the broker has at one instant, ephemeral topics and
-// channels included. Notify doesn't wait for it. It may be called at any time
-// from any goroutine.
+// Metadata returns a snapshot of everything that the broker has, including
+// ephemeral topics and channels. It doesn't block Notify. It may be called at any
+// time from any goroutine.
 func (l *Loop) Metadata() Metadata {
 	return newMetadata(l.reg.Snapshot(false), l.opts.Version)
 }

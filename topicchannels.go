@@ -33,15 +33,16 @@ func newHTTPClient(timeout time.Duration, maxResponseSize int) *http.Client {
 	}
 }
 
-// TopicChannels asks every connected nsqlookupd which channels the topic has
-// anywhere, so that a broker can create them before the topic's first message,
-// as nsqd does. It returns the union of the answers, sorted, without ephemeral
-// channels, plus the joined errors of those that failed: a part of the answers
-// comes with an error. Without a connected nsqlookupd it is ErrNotConnected.
+// TopicChannels returns the channels that a topic has at any broker, so that this
+// broker can create them before the topic's first message, as nsqd does. It asks
+// every nsqlookupd whose HTTP address is known, unless it hangs, and returns the
+// union of the answers, sorted, without ephemeral channels. If some nsqlookupds
+// fail, it returns the answers of the others and the joined errors. If there is none
+// to ask, the error is [ErrNotConnected].
 //
-// An nsqlookupd is asked by HTTP at the broadcast address and port it gave; if
-// it gave no address, at the host of its TCP address. It takes no longer than
-// ctx and Options.HTTPClient allow.
+// The requests go to the broadcast address and HTTP port that an nsqlookupd gave
+// when it identified itself, or to the host of its TCP address if it gave none. They
+// are bounded by ctx and by HTTPClient of [Options].
 func (l *Loop) TopicChannels(ctx context.Context, topic string) ([]string, error) {
 	if !nsq.IsValidTopicName(topic) {
 		return nil, fmt.Errorf("%w: topic %q: %s", ErrInvalidName, topic, registry.NameRule)

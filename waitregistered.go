@@ -9,17 +9,16 @@ import (
 	"github.com/lookuploop/lookuploop/internal/registry"
 )
 
-// WaitRegistered returns once n nsqlookupds (n <= 0: all that are configured)
-// are connected and have acknowledged, at one instant, everything that was
-// accepted before the call. With more than there are it waits for addresses to
-// be added; n <= 0 without any address returns at once.
+// WaitRegistered waits until n nsqlookupds are connected and know everything that
+// was accepted before the call, all at the same time. If n <= 0, it waits for all
+// that are configured, and returns at once if there are none. If n is larger than
+// the number of configured addresses, it waits until addresses are added.
 //
-// An nsqlookupd that refused a name counts as one that doesn't have it. When n
-// can't be reached without such, the error joins their *ResponseErrors. When
-// ctx ends, the error wraps ctx.Err() and what Registered returns, which says
-// which nsqlookupds are missing and why. It may be called from any goroutine but
-// OnStateChange, also before Run; once Run's context has ended it returns
-// ErrClosed.
+// An nsqlookupd that refused a name doesn't count. If too few others remain,
+// WaitRegistered returns the joined *[ResponseError] values. If ctx ends first, the
+// error wraps ctx.Err() and the error of [Loop.Registered], which says which
+// nsqlookupds are missing and why. It may be called from any goroutine except in
+// OnStateChange, and before Run. Once Run's context has ended it returns [ErrClosed].
 func (l *Loop) WaitRegistered(ctx context.Context, n int) error {
 	ended := ctx.Done() // a nil context panics here
 	target := l.reg.End()
@@ -42,14 +41,14 @@ func (l *Loop) WaitRegistered(ctx context.Context, n int) error {
 	}
 }
 
-// Registered is WaitRegistered without waiting, for readiness probes: it returns
-// nil if n nsqlookupds (n <= 0: all that are configured) know everything now.
+// Registered is for readiness probes. It returns nil if n nsqlookupds know
+// everything now, or all that are configured if n <= 0. It doesn't wait.
 //
-// Otherwise the error is an ErrNotRegistered that says which nsqlookupds are
-// missing and why, and wraps the errors of their connections; or it joins the
-// *ResponseErrors of those that refused names, if n can't be reached without
-// them. Once Run's context has ended it is ErrClosed. It may be called from any
-// goroutine, OnStateChange's included, also before Run.
+// Otherwise the error is [ErrNotRegistered]. It says which nsqlookupds are missing
+// and why, and wraps the errors of their connections. If too many nsqlookupds
+// refused names for n to be reached, the error joins their *[ResponseError] values
+// instead. Once Run's context has ended it is [ErrClosed]. It may be called from any
+// goroutine, also in OnStateChange, and before Run.
 func (l *Loop) Registered(n int) error {
 	if l.hasEnded() {
 		return ErrClosed
