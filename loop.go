@@ -14,9 +14,9 @@ import (
 	"github.com/lookuploop/lookuploop/internal/resolve"
 )
 
-// Loop keeps every configured nsqlookupd knowing what the broker has. Make it
-// with New. All methods may be called from any goroutine, unless they say
-// otherwise.
+// Loop keeps every configured nsqlookupd up to date with what the broker has. Create
+// it with [New]. All methods may be called from any goroutine, unless their comment
+// says otherwise.
 type Loop struct {
 	opts Options
 	reg  *registry.Registry
@@ -55,7 +55,8 @@ const (
 	running              // Run is, or was, or Close does the same
 )
 
-// New checks opts and returns all that is wrong with them, joined. It does no I/O.
+// New returns a Loop for opts. If options are invalid, the error joins one error for
+// each. New does no I/O.
 func New(opts Options) (*Loop, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -98,18 +99,19 @@ func (l *Loop) hasEnded() bool {
 	return ctx != nil && (*ctx).Err() != nil
 }
 
-// Run keeps the nsqlookupds informed and nsqd.dat written until ctx ends. Then
-// it unregisters what is ephemeral from the connected nsqlookupds, writes
-// nsqd.dat if it must, closes every connection and gives DataPath free. When
-// it returns nothing of the Loop runs any more. That takes at most 2 s as
-// long as Dial, OnStateChange and the disk don't hold it up.
+// Run keeps the nsqlookupds and nsqd.dat up to date until ctx ends. Then it
+// unregisters ephemeral topics and channels, writes nsqd.dat if it changed, closes
+// every connection and releases DataPath. When it returns, no goroutine of the Loop
+// is left. The shutdown takes at most 2 s unless Dial, OnStateChange or the disk
+// blocks.
 //
-// It returns nil, or why the last write of nsqd.dat failed. With nil, all that
-// Notify accepted is on disk, also when ctx had ended before. Called again while
-// it runs it returns an error; after it ended, or after Close, ErrClosed.
+// Run returns nil if everything that Notify accepted is on disk, also if ctx had
+// ended before the call. Otherwise it returns the error of the last write of
+// nsqd.dat. A second call returns an error while the first one runs, and [ErrClosed]
+// after it ended or after Close.
 //
-// The orderly end of a broker: call Drain, so that no consumer comes any more;
-// let the clients finish; end ctx.
+// To shut down a broker, call [Loop.Drain], so that no new consumers connect; let
+// the clients finish; and end ctx or call [Loop.Close].
 func (l *Loop) Run(ctx context.Context) error {
 	ctx, err := l.start(ctx)
 	if err != nil {
@@ -119,13 +121,12 @@ func (l *Loop) Run(ctx context.Context) error {
 	return l.run(ctx)
 }
 
-// Close ends Run and waits for it, and returns what Run does. If Run was never
-// called, Close does what Run does at its end: it writes nsqd.dat if it must and
-// gives DataPath free. From then on everything that changes or waits, and Run,
-// returns ErrClosed.
+// Close ends Run, waits for it, and returns its error. If Run was never called,
+// Close itself writes nsqd.dat if it changed, and releases DataPath. Afterwards Run
+// and all methods that change something or wait return [ErrClosed].
 //
-// It may be called at any time, more than once, and from any goroutine but that
-// of OnStateChange.
+// It may be called at any time, more than once, and from any goroutine except in
+// OnStateChange.
 func (l *Loop) Close() error {
 	l.mu.Lock()
 	isRunning := l.phase == running
@@ -256,8 +257,8 @@ func (l *Loop) serve(ctx context.Context, tasks *sync.WaitGroup) {
 	}
 }
 
-// Status returns a snapshot of how things stand. It may be called at any time,
-// after Run too.
+// Status returns a snapshot of the state of the Loop. It may be called at any time,
+// also after Run has returned.
 func (l *Loop) Status() Status {
 	s := Status{Broker: l.opts.broker()}
 	s.Broker.Started = l.started.Load()
