@@ -9,11 +9,11 @@ import (
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
-// State is how far a connection to one nsqlookupd has come.
+// State is the state of the connection to one nsqlookupd.
 type State int32
 
 const (
-	Disconnected State = iota // no connection; the next attempt is due at LookupdStatus.NextAttempt
+	Disconnected State = iota // no connection; LookupdStatus.NextAttempt is the time of the next attempt
 	Connecting                // dialing, or waiting for the answer to IDENTIFY
 	Connected                 // identified: changes are being sent
 )
@@ -30,11 +30,11 @@ func (s State) String() string {
 	return "unknown"
 }
 
-// MarshalText makes a State readable in JSON.
+// MarshalText returns the text of String, for JSON.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// PeerInfo is what an nsqlookupd says of itself in its answer to IDENTIFY, each
-// text cut at 255 bytes.
+// PeerInfo describes an nsqlookupd. It comes from the answer to IDENTIFY. Strings
+// are truncated to 255 bytes.
 type PeerInfo struct {
 	TCPPort          int    `json:"tcp_port"`
 	HTTPPort         int    `json:"http_port"`
@@ -43,18 +43,18 @@ type PeerInfo struct {
 	BroadcastAddress string `json:"broadcast_address"`
 }
 
-// Status is a snapshot of a Loop; nothing changes it once it was returned.
+// Status is a snapshot of a [Loop].
 type Status struct {
 	Broker   BrokerInfo
-	Topics   int             // how many the broker has
-	Channels int             // in all topics together
+	Topics   int             // number of topics
+	Channels int             // number of channels of all topics
 	Lookupds []LookupdStatus // in the order of the configured addresses
-	Names    []NameStatus    // those among the configured addresses that are looked up, in their order
+	Names    []NameStatus    // the configured addresses that are looked up, in their order
 	Metadata MetadataStatus
 }
 
-// BrokerInfo is what the nsqlookupds are told of the broker, as Options have it,
-// defaults filled in.
+// BrokerInfo is what the nsqlookupds are told about the broker: the values of
+// [Options], including defaults.
 type BrokerInfo struct {
 	BroadcastAddress  string
 	BroadcastTCPPort  int
@@ -63,47 +63,47 @@ type BrokerInfo struct {
 	Version           string
 	TopologyZone      string
 	TopologyRegion    string
-	Started           time.Time // when Run was called; zero: it wasn't yet
+	Started           time.Time // when Run was called; zero if it wasn't
 }
 
-// NameStatus is a snapshot of what the Loop knows of one name, if
-// Options.ResolveInterval is set.
+// NameStatus is a snapshot of one name that is looked up. There are names only if
+// ResolveInterval of [Options] is set.
 type NameStatus struct {
-	Name       string    // as it was configured
-	Addresses  []string  // the nsqlookupds that it leads to, an IP address and a port each
-	Error      error     // why the last look-up failed, wholly or in part; what was known before stays
-	LookedUp   time.Time // when the last look-up ended; zero: none has yet
-	NextLookup time.Time // when the next one begins; zero: one is going on, or Run isn't
+	Name       string    // as configured
+	Addresses  []string  // of the nsqlookupds, each an IP address with a port
+	Error      error     // of the last look-up, if it failed or partly failed; known addresses stay
+	LookedUp   time.Time // end of the last look-up; zero before the first
+	NextLookup time.Time // start of the next look-up; zero during one, or if Run isn't running
 }
 
-// LookupdStatus is a snapshot of what the Loop knows of one nsqlookupd.
+// LookupdStatus is a snapshot of the state of one nsqlookupd.
 type LookupdStatus struct {
-	Address       string   // where it is reached: an IP address if Options.ResolveInterval is set
-	Names         []string // the configured addresses that led there
-	ResolveError  error    // why the last look-up of one of them failed, wholly or in part; what was known before stays
+	Address       string   // host:port; an IP address if Options.ResolveInterval is set
+	Names         []string // the configured addresses that lead to it
+	ResolveError  error    // of the last look-up of one of Names, if it failed or partly failed; known addresses stay
 	State         State
 	Since         time.Time        // when State was entered
-	MissingSince  time.Time        // since when it doesn't know everything that the broker has; zero: it does
-	Info          PeerInfo         // of the last answer to IDENTIFY
+	MissingSince  time.Time        // since when it doesn't know everything that the broker has; zero if it does
+	Info          PeerInfo         // from the last answer to IDENTIFY
 	Pending       int              // changes it has not acknowledged; while it is not connected, all topics and channels
-	Refused       []*ResponseError // topics and channels that it refused
+	Refused       []*ResponseError // the refused topics and channels
 	LastError     error            // why the last connection failed or ended; nil once everything was acknowledged again
-	LastHeartbeat time.Time        // when it last answered a PING or IDENTIFY
-	RTT           time.Duration    // how long that answer took
-	Connects      uint64           // connections that came as far as Connected
-	Failures      uint64           // connections and attempts that ended with an error
-	Commands      uint64           // commands sent, IDENTIFY and PING included
-	NextAttempt   time.Time        // when Disconnected: not before this; else zero
+	LastHeartbeat time.Time        // time of its last answer to PING or IDENTIFY
+	RTT           time.Duration    // round-trip time of that answer
+	Connects      uint64           // number of times that it entered Connected
+	Failures      uint64           // number of connections and attempts that ended with an error
+	Commands      uint64           // number of commands sent, including IDENTIFY and PING
+	NextAttempt   time.Time        // earliest time of the next attempt if Disconnected; otherwise zero
 }
 
-// MetadataStatus is a snapshot of how nsqd.dat is doing.
+// MetadataStatus is a snapshot of the state of nsqd.dat.
 type MetadataStatus struct {
-	Path      string    // of nsqd.dat; empty when Options.DataPath is
-	Dirty     bool      // something isn't on disk yet
-	LastWrite time.Time // when it was last written with success
-	LastError error     // of the last write; nil if it succeeded
-	Writes    uint64    // that succeeded
-	Failures  uint64
+	Path      string    // path of nsqd.dat; empty without Options.DataPath
+	Dirty     bool      // whether there are changes that aren't on disk yet
+	LastWrite time.Time // time of the last successful write
+	LastError error     // error of the last write; nil if it succeeded
+	Writes    uint64    // number of successful writes
+	Failures  uint64    // number of failed writes
 }
 
 // broker is what identity says, for Status.
