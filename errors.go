@@ -12,35 +12,35 @@ import (
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
-// The errors to tell apart with errors.Is. What is returned wraps them and
-// says in its text which address, name or file is meant.
+// Errors for use with errors.Is. Returned errors wrap them, and name the address,
+// topic, channel or file.
 var (
-	// ErrClosed: the context of Run has ended, or Close was called, so nothing
-	// can be changed or waited for any more.
+	// ErrClosed is returned after the context of Run has ended or Close was called.
 	ErrClosed = errors.New("lookuploop: closed")
 
-	// ErrInvalidName: a topic or channel name that NSQ doesn't allow. Names
-	// have 1 to 64 of the characters .a-zA-Z0-9_- and may end in #ephemeral,
-	// which counts among the 64 (go-nsq's IsValidTopicName).
+	// ErrInvalidName is returned for a topic or channel name that NSQ doesn't allow.
+	// Names have 1 to 64 of the characters .a-zA-Z0-9_- and may end in #ephemeral,
+	// which is included in the 64. See go-nsq's IsValidTopicName.
 	ErrInvalidName = errors.New("lookuploop: invalid name")
 
-	// ErrUnknown: an event about a topic or channel that doesn't exist.
+	// ErrUnknown is returned for an event about a topic or channel that doesn't exist.
 	ErrUnknown = errors.New("lookuploop: unknown")
 
-	// ErrNotRegistered: fewer lookupds than wanted know everything.
+	// ErrNotRegistered is returned if too few nsqlookupds know everything.
 	ErrNotRegistered = errors.New("lookuploop: not registered")
 
-	// ErrDataPathLocked: another Loop or an nsqd uses this DataPath.
+	// ErrDataPathLocked is returned if another Loop or an nsqd uses the DataPath.
 	ErrDataPathLocked = errors.New("lookuploop: data path locked")
 
-	// ErrCorruptMetadata: nsqd.dat can't be parsed. The file is left as it is.
+	// ErrCorruptMetadata is returned if nsqd.dat can't be parsed. The file is left
+	// unchanged.
 	ErrCorruptMetadata = errors.New("lookuploop: corrupt metadata")
 
-	// ErrNotConnected: no lookupd could be asked, as none is connected.
+	// ErrNotConnected is returned if there is no nsqlookupd to ask.
 	ErrNotConnected = errors.New("lookuploop: no lookupd is connected")
 
-	// ErrResponseTooLarge: an answer of nsqlookupd, by TCP or HTTP, exceeds
-	// Options.MaxResponseSize.
+	// ErrResponseTooLarge is returned if an answer of nsqlookupd, over TCP or HTTP,
+	// exceeds Options.MaxResponseSize.
 	ErrResponseTooLarge = errors.New("lookuploop: response too large")
 )
 
@@ -51,16 +51,16 @@ const (
 	codeBadChannel = "E_BAD_CHANNEL"
 )
 
-// ResponseError is an error answer of one nsqlookupd to one command. Find it
-// with errors.As; it is a pointer wherever it occurs. Code and Message are the
-// answer as it came from the network, cut at 1 KiB: escape them where you show
-// them, as Error does.
+// ResponseError is an error answer of an nsqlookupd to a command. Use errors.As with
+// a *ResponseError to find it. Code and Message come from the network unchanged,
+// except that they are truncated to 1 KiB: escape them before you display them.
+// Error escapes them.
 type ResponseError struct {
 	Address string // of the nsqlookupd, as in Options.LookupdTCPAddresses
 	Command string // the verb: IDENTIFY, REGISTER, UNREGISTER or PING
 	Topic   string // empty for IDENTIFY and PING
-	Channel string // empty when the command was about the topic alone
-	Code    string // nsqlookupd's: E_INVALID, E_BAD_TOPIC, E_BAD_CHANNEL, E_BAD_BODY or E_BAD_PROTOCOL
+	Channel string // empty if the command was only about the topic
+	Code    string // E_INVALID, E_BAD_TOPIC, E_BAD_CHANNEL, E_BAD_BODY or E_BAD_PROTOCOL
 	Message string // the rest of the answer
 }
 
