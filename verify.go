@@ -22,35 +22,36 @@ const (
 	verifyPause = time.Second // between its two looks
 )
 
-// FindingKind is what is wrong with what consumers find.
+// FindingKind is the kind of a [Finding].
 type FindingKind string
 
-// The kinds of a Finding. README.md says what brings them about.
+// The kinds of a [Finding]. README.md describes their causes.
 const (
-	NotListed       = FindingKind(listing.NotListed)       // the lookupd doesn't list the broker, for the topic or at all
-	Tombstoned      = FindingKind(listing.Tombstoned)      // an administrator hid the topic there
-	ListedTwice     = FindingKind(listing.ListedTwice)     // with an old connection
-	ListedElsewhere = FindingKind(listing.ListedElsewhere) // at another address or port
-	OtherVersion    = FindingKind(listing.OtherVersion)    // with another version
-	AddressShared   = FindingKind(listing.AddressShared)   // somebody else announces the broadcast address and port
-	ChannelMissing  = FindingKind(listing.ChannelMissing)  // the lookupd doesn't know the channel
-	Stale           = FindingKind(listing.Stale)           // the lookupd lists the broker for a topic that it doesn't have
-	NotResolvable   = FindingKind(listing.NotResolvable)   // the broadcast address, from here
-	NotReachable    = FindingKind(listing.NotReachable)    // the broadcast address and port, from here
+	NotListed       = FindingKind(listing.NotListed)       // the nsqlookupd doesn't list the broker, for the topic or at all
+	Tombstoned      = FindingKind(listing.Tombstoned)      // an administrator tombstoned the topic there
+	ListedTwice     = FindingKind(listing.ListedTwice)     // an old connection is still listed
+	ListedElsewhere = FindingKind(listing.ListedElsewhere) // the broker is listed at another address or port
+	OtherVersion    = FindingKind(listing.OtherVersion)    // the broker is listed with another version
+	AddressShared   = FindingKind(listing.AddressShared)   // another broker announces the same broadcast address and port
+	ChannelMissing  = FindingKind(listing.ChannelMissing)  // the nsqlookupd doesn't list the channel
+	Stale           = FindingKind(listing.Stale)           // the nsqlookupd lists the broker for a topic that the broker doesn't have
+	NotResolvable   = FindingKind(listing.NotResolvable)   // the broadcast address can't be resolved from here
+	NotReachable    = FindingKind(listing.NotReachable)    // the broadcast address and port can't be reached from here
 )
 
-// Finding is one thing that consumers see and that isn't so. Its texts may come
-// from the network; they have no control characters and are clipped.
+// Finding is one difference between what consumers find and what the broker has.
+// Its strings may come from the network. They have no control characters and are
+// truncated.
 type Finding struct {
 	Kind    FindingKind `json:"kind"`
-	Lookupd string      `json:"lookupd,omitempty"` // as LookupdStatus.Address; empty: it concerns the broadcast address
-	Topic   string      `json:"topic,omitempty"`   // empty: it concerns all topics
+	Lookupd string      `json:"lookupd,omitempty"` // as LookupdStatus.Address; empty if it is about the broadcast address
+	Topic   string      `json:"topic,omitempty"`   // empty if it is about all topics
 	Channel string      `json:"channel,omitempty"`
 	Detail  string      `json:"detail,omitempty"` // what was seen
-	Advice  string      `json:"advice"`           // what it means and what to do
+	Advice  string      `json:"advice"`           // what it means, and what to do
 }
 
-// String says it in one line.
+// String returns the finding in one line.
 func (f Finding) String() string {
 	var parts []string
 	for _, s := range []string{f.Lookupd, strings.TrimSuffix(f.Topic+"/"+f.Channel, "/"), string(f.Kind), f.Detail, f.Advice} {
@@ -61,23 +62,23 @@ func (f Finding) String() string {
 	return strings.Join(parts, ": ")
 }
 
-// Verification is what Verify found.
+// Verification is the result of [Loop.Verify].
 type Verification struct {
-	Topics   int                   `json:"topics"`   // how many the lookupds were asked about
-	Sampled  bool                  `json:"sampled"`  // there are more, of which these were drawn at random
+	Topics   int                   `json:"topics"`   // number of topics that were checked
+	Sampled  bool                  `json:"sampled"`  // whether the topics are a random sample
 	Lookupds []LookupdVerification `json:"lookupds"` // in the order of Status
 	Findings []Finding             `json:"findings"`
 }
 
-// LookupdVerification says how far one nsqlookupd could be asked.
+// LookupdVerification says whether one nsqlookupd could be asked.
 type LookupdVerification struct {
 	Address     string // as LookupdStatus.Address
-	HTTPAddress string // where it was asked
-	Pending     int    // changes it has not acknowledged; if there are, its topics weren't compared
-	Err         error  // why it could not be asked; nil: it was
+	HTTPAddress string // where the requests went
+	Pending     int    // changes that it hasn't acknowledged; if there are any, its topics weren't compared
+	Err         error  // why it couldn't be asked; nil if it was
 }
 
-// MarshalJSON writes the error as a text.
+// MarshalJSON encodes Err as a string.
 func (v LookupdVerification) MarshalJSON() ([]byte, error) {
 	text := ""
 	if v.Err != nil {
@@ -91,25 +92,25 @@ func (v LookupdVerification) MarshalJSON() ([]byte, error) {
 	}{v.Address, v.HTTPAddress, v.Pending, text})
 }
 
-// Verify compares what the nsqlookupds show consumers with what the broker has:
-// for the topics named, or for all, of which it takes a random sample of 200
-// where there are more. When none is named and something seems wrong, it looks as
-// well for topics that are listed though the broker doesn't have them. It also
-// looks whether the broadcast address can be resolved and dialled from here. What
-// seems wrong is looked at again after 1 s, and returned if it still is; what
-// changes meanwhile is no finding, and neither is a name that the lookupd refused,
-// which Status shows. Nothing is changed.
+// Verify compares what consumers find at the nsqlookupds with what the broker has.
+// It changes nothing. It checks the given topics. Without any, it checks all topics,
+// or a random sample of 200 if there are more; if it then finds a difference, it
+// also looks for listed topics that the broker doesn't have. It also checks whether
+// the broadcast address can be resolved and dialed from here.
 //
-// Every nsqlookupd that ever identified itself is asked, at its HTTP address, 4
-// requests at a time, unless its TCP port hangs. One that isn't asked or fails is
-// in the result with its error. When there is none to ask, the error is
-// ErrNotConnected. A request takes no longer than
-// Options.HTTPClient allows, the whole no longer than ctx.
+// Differences are checked again after 1 s and returned if they are still there, so
+// changes in progress are not reported. Names that an nsqlookupd refused are not
+// reported either; Status shows them.
 //
-// A look costs an nsqlookupd with 100,000 registrations about 2 ms for each
-// topic. Only if something seems wrong it is asked for its nodes as well, to tell
-// tombstones; that takes it seconds if there are 100 brokers. If that is longer
-// than HTTPClient allows, tombstoned topics are NotListed.
+// Verify asks every nsqlookupd that has ever identified itself, over HTTP, with 4
+// requests at a time, unless its TCP port hangs. If one can't be asked, the result
+// contains its error. If there is none to ask, Verify returns [ErrNotConnected]. A
+// request is bounded by HTTPClient of [Options], and everything by ctx.
+//
+// An nsqlookupd with 100,000 registrations needs about 2 ms for each topic. Only if
+// there is a difference, Verify also requests /nodes, to detect tombstones. With 100
+// brokers that takes seconds. If it takes longer than HTTPClient allows, tombstoned
+// topics are reported as [NotListed].
 func (l *Loop) Verify(ctx context.Context, topics ...string) (Verification, error) {
 	for _, topic := range topics {
 		if !nsq.IsValidTopicName(topic) {
