@@ -16,140 +16,141 @@ import (
 	"github.com/lookuploop/lookuploop/internal/resolve"
 )
 
-// version is that of this library.
+// version is the version of this library.
 const version = "0.1.0"
 
-// defaultVersion is what a broker that doesn't name its own version shows: that of
-// the nsqd whose protocols it is likely to speak, so that nsqadmin marks neither it
-// nor an nsqd of today as out of date.
+// defaultVersion is the version of a broker that doesn't set its own. It begins with
+// the version of a current nsqd, so that nsqadmin marks neither the broker nor an
+// nsqd beside it as out of date.
 const defaultVersion = "1.3.0+lookuploop." + version
 
-// Options configure a Loop. The names are those of nsqd's flags where nsqd
-// has such a flag. The zero value of a field means its default; New reports
-// every fault of every field at once. A duration is 1 ms at least and a year at
-// most.
+// Options configure a [Loop]. They are named after nsqd's flags where nsqd has such
+// a flag. The zero value of a field means its default. [New] reports all invalid
+// fields at once. A duration is from 1 ms to one year.
 type Options struct {
-	// LookupdTCPAddresses are the nsqlookupds to keep informed, host:port
-	// each, as net.Dial takes them: without a host it is this machine, and the
-	// port may be the name of a service. An address that occurs twice counts
-	// once, also if it is spelled differently. May be empty. With a
-	// ResolveInterval, SRV names such as _lookupd._tcp.example.com may be among them.
+	// LookupdTCPAddresses are the nsqlookupds with which to register, each as
+	// host:port. As for net.Dial, an empty host is this machine, and the port may
+	// be a service name. Duplicates are ignored, also in different spellings. With
+	// a ResolveInterval, SRV names such as _lookupd._tcp.example.com are allowed.
+	// May be empty.
 	LookupdTCPAddresses []string
 
 	// BroadcastAddress is the host at which consumers reach the broker: an IP
-	// address, IPv6 without brackets, or a host name of letters, digits, hyphens,
+	// address (IPv6 without brackets), or a host name of letters, digits, hyphens,
 	// underscores and dots. It can't be 0.0.0.0 or ::. Default: Hostname.
 	BroadcastAddress string
 
-	// Hostname is shown by nsqadmin. Default: os.Hostname().
+	// Hostname is the name that nsqadmin shows. Default: os.Hostname().
 	Hostname string
 
-	// BroadcastTCPPort is where consumers reach the broker, 1 to 65535. Required
-	// once there is a lookupd address.
+	// BroadcastTCPPort is the TCP port at which consumers reach the broker, 1 to
+	// 65535. Required if there is a lookupd address.
 	BroadcastTCPPort int
 
-	// BroadcastHTTPPort is where nsqadmin reaches the broker, 1 to 65535, as
-	// nsqlookupd refuses 0. Required once there is a lookupd address. A broker
-	// without HTTP names its TCP port.
+	// BroadcastHTTPPort is the HTTP port at which nsqadmin reaches the broker, 1 to
+	// 65535. nsqlookupd refuses 0: a broker without HTTP uses its TCP port. Required
+	// if there is a lookupd address.
 	BroadcastHTTPPort int
 
-	// Version of the broker, without spaces. nsqadmin compares the semantic
-	// versions of all producers and marks those as out of date that are below the
-	// highest; one that it can't parse counts as 0.0.0. So begin with the version
-	// of nsqd that runs beside the broker, and put the broker's own behind a plus,
-	// which isn't compared, as in 1.3.0+broker.2.7. Default:
+	// Version is the version of the broker, without spaces. nsqadmin compares the
+	// semantic versions of all producers and marks those below the highest as out
+	// of date; one that it can't parse counts as 0.0.0. So use the version of nsqd,
+	// and append the broker's own version after a plus, which isn't compared, as
+	// in 1.3.0+broker.2.7. Default:
 	// 1.3.0+lookuploop.0.1.0, for nsqd and this library.
 	Version string
 
-	// TopologyZone and TopologyRegion are sent to nsqlookupd when not empty.
+	// TopologyZone and TopologyRegion are sent to nsqlookupd if they aren't empty.
 	TopologyZone, TopologyRegion string
 
-	// DataPath is the directory of nsqd.dat, which must exist. Once LoadMetadata
-	// has locked it, neither a chdir nor a new name moves it. If nsqd.dat is a
-	// symbolic link there, it is read and then replaced by a file, as in nsqd.
-	// Empty: nothing is kept on disk (to nsqd it means the working directory).
+	// DataPath is the directory of nsqd.dat. It must exist. Empty means that nothing
+	// is stored; in nsqd it means the working directory. After LoadMetadata has
+	// locked the directory, the Loop keeps using it even if it is renamed or the
+	// process changes its working directory. If nsqd.dat is a symbolic link, it is
+	// read and then replaced by a file, as in nsqd.
 	DataPath string
 
-	// HeartbeatInterval is the time between two PINGs to an nsqlookupd, which
-	// hides a producer that was silent for 300 s. At most 100 s. Default: 15 s.
+	// HeartbeatInterval is the time between two PINGs to an nsqlookupd, at most
+	// 100 s. nsqlookupd hides a producer after 300 s without one. Default: 15 s.
 	HeartbeatInterval time.Duration
 
 	// DialTimeout bounds one call of Dial. Default: 1 s.
 	DialTimeout time.Duration
 
-	// ResponseTimeout bounds the wait for one answer, from the sending of the
-	// command or the answer before it to the answer's last byte. A lookupd
-	// that exceeds it is disconnected. Default: 1 s.
+	// ResponseTimeout bounds the wait for one answer. It begins when the command
+	// is sent or the previous answer arrives, and ends with the last byte of the
+	// answer. A lookupd that exceeds it is disconnected. Default: 1 s.
 	ResponseTimeout time.Duration
 
-	// MinBackoff and MaxBackoff bound the pause before the next attempt to
-	// connect. It is drawn evenly between 0 and a limit that starts at
-	// MinBackoff and doubles up to MaxBackoff. After a connection that the
-	// nsqlookupd accepted, and didn't let hang, the limit is 1 s at most, and
-	// the longer it had acknowledged everything the shorter it is. A change of the broker cuts the
-	// pause short, once a second at most. After a refused IDENTIFY the pause is
-	// at least half of MaxBackoff. MaxBackoff is also the first pause before
-	// refused names are tried again. Default: 100 ms and 5 s.
+	// MinBackoff and MaxBackoff bound the pause before the next attempt to connect.
+	// The pause is random, between 0 and a limit that starts at MinBackoff and
+	// doubles up to MaxBackoff. After a connection that was accepted and didn't
+	// hang, the limit is at most 1 s, and shorter the longer the nsqlookupd had
+	// acknowledged everything. A change at the broker ends the pause, at most once
+	// a second. After a refused IDENTIFY the pause is at least half of MaxBackoff.
+	// MaxBackoff is also the first pause before refused names are tried again.
+	// Default: 100 ms and 5 s.
 	MinBackoff, MaxBackoff time.Duration
 
-	// ResyncInterval is the time after which everything is announced again on
-	// a healthy connection. It heals an nsqlookupd that was told to forget by
-	// an administrator, and can bring back a topic that is being deleted.
-	// Default: 0, which means never.
+	// ResyncInterval is the time after which everything is announced again on a
+	// healthy connection. This restores topics that an administrator deleted at an
+	// nsqlookupd while the broker has them. It can also restore a topic that is
+	// just being deleted everywhere. Default: 0, which means never.
 	ResyncInterval time.Duration
 
 	// ResolveInterval is the time between two look-ups of a host name in
-	// LookupdTCPAddresses. Each IP address found is an nsqlookupd of its own;
-	// one that several names share is one. Of a name at most 64 are used. Dial
-	// is called with the IP address; see ConfiguredAddress.
+	// LookupdTCPAddresses. Each IP address is an nsqlookupd, at most 64 for each
+	// name. An address that several names share counts once. Dial is called with
+	// the IP address; see ConfiguredAddress.
 	//
-	// When a look-up fails, what was known stays, and the next one comes after
-	// a random pause: below 100 ms at first, and never above 1.5 s as long as
-	// look-ups give nothing at all. While one of its addresses isn't connected,
-	// a name is looked up every 1 to 1.5 s, as the nsqlookupd may have moved.
+	// If a look-up fails, the known addresses stay. It is retried after a random
+	// pause: below 100 ms at first, and at most 1.5 s while look-ups return nothing
+	// at all. While one of its addresses isn't connected, a name is looked up every
+	// 1 to 1.5 s, because the nsqlookupd may have moved.
 	//
-	// An address is left when a look-up lacks it and there is no connection to
-	// it; with a connection, when three look-ups in a row lack it, because some
-	// DNS servers give only a part of the addresses each time.
+	// An address without a connection is dropped when one look-up lacks it, and one
+	// with a connection when three look-ups in a row lack it, because some DNS
+	// servers return only a part of the addresses.
 	//
 	// Default: 0, which means that Dial looks names up, and takes one address.
 	ResolveInterval time.Duration
 
-	// ResolveNetwork says which IP addresses of a name are nsqlookupds: all
-	// ("ip"), those of IPv4 ("ip4") or of IPv6 ("ip6"). One nsqlookupd that is
-	// reached by both would list the broker twice. Default: "ip".
+	// ResolveNetwork selects the IP addresses of a name: all ("ip"), IPv4 ("ip4") or
+	// IPv6 ("ip6"). An nsqlookupd that is reached at both would list the broker
+	// twice. Default: "ip".
 	ResolveNetwork string
 
-	// Resolver looks the names up for ResolveInterval. It must return when its
-	// context ends, which it does after 5 s and when Run's does; until it
-	// returns, its name stays as it is. Default: net.DefaultResolver.
+	// Resolver looks up the names for ResolveInterval. Each call has a context that
+	// ends after 5 s, or when Run's context ends, and must return then. Until it
+	// returns, the known addresses of the name stay. Default: net.DefaultResolver.
 	Resolver Resolver
 
-	// MaxResponseSize bounds one answer of an nsqlookupd, TCP or HTTP, in
-	// bytes: 1 KiB at least, 1 GiB at most. Default: 1 MiB.
+	// MaxResponseSize bounds one answer of an nsqlookupd, over TCP or HTTP, in
+	// bytes, from 1 KiB to 1 GiB. Default: 1 MiB.
 	MaxResponseSize int
 
-	// Dial opens the TCP connection to an nsqlookupd; it is the place for TLS.
-	// It must return when its context ends and must not fix the local port:
+	// Dial opens the TCP connection to an nsqlookupd, for example with TLS. It must
+	// return when its context ends. It must not fix the local port, because
 	// nsqlookupd tells producers apart by it. The connection must support
-	// deadlines. Its Close is called once and should not wait; of a *tls.Conn
-	// only the connection inside is closed, as TLS would say goodbye for up to
-	// 5 s. Default: net.Dialer's DialContext.
+	// deadlines. Its Close is called once and should not block. Of a *tls.Conn only
+	// the underlying connection is closed, because closing TLS may block for 5 s.
+	// Default: net.Dialer's DialContext.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// HTTPClient is for TopicChannels and Verify. Default: a client that gives up after
+	// HTTPClient is used by TopicChannels and Verify. Default: a client that gives up after
 	// ResponseTimeout, follows no redirects and uses no proxy.
 	HTTPClient *http.Client
 
-	// Logger gets connections and their ends, refusals and failed writes. It is
-	// called with no lock held; while it blocks, that nsqlookupd waits, or nsqd.dat.
-	// Default: slog.Default(). slog.DiscardHandler silences it.
+	// Logger receives connections and disconnections, refusals and failed writes. It
+	// is called with no lock held. If it blocks, it delays only the nsqlookupd or
+	// nsqd.dat that the message is about. slog.DiscardHandler disables it.
+	// Default: slog.Default().
 	Logger *slog.Logger
 
-	// OnStateChange is called after each transition of a connection, from the
-	// goroutine of that nsqlookupd, with no lock held. While it runs, nothing
-	// is sent to that nsqlookupd, and Run doesn't return. If it panics, the
-	// program ends. It may call every method but WaitRegistered, Drain, Run and Close.
+	// OnStateChange is called after each state change of a connection, from the
+	// goroutine of that nsqlookupd, with no lock held. While it runs, nothing is sent
+	// to that nsqlookupd, and Run doesn't return. If it panics, the program ends. It
+	// may call all methods except WaitRegistered, Drain, Run and Close.
 	// Default: none.
 	OnStateChange func(LookupdStatus)
 }
@@ -163,7 +164,7 @@ const (
 	defaultMaxResponseSize   = 1 << 20
 )
 
-// What is beyond these bounds nobody means.
+// Values outside of these bounds are mistakes.
 const (
 	minDuration          = time.Millisecond
 	maxDuration          = 365 * 24 * time.Hour
