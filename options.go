@@ -141,10 +141,9 @@ type Options struct {
 	// ResponseTimeout, follows no redirects and uses no proxy.
 	HTTPClient *http.Client
 
-	// Logger receives connections and disconnections, refusals and failed writes. It
-	// is called with no lock held. If it blocks, it delays only the nsqlookupd or
-	// nsqd.dat that the message is about. slog.DiscardHandler disables it.
-	// Default: slog.Default().
+	// Logger gets connections and their ends, refusals and failed writes. It is
+	// called with no lock held; while it blocks, that nsqlookupd waits, or nsqd.dat.
+	// Default: slog.Default(). slog.DiscardHandler silences it.
 	Logger *slog.Logger
 
 	// OnStateChange is called after each state change of a connection, from the

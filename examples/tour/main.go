@@ -66,7 +66,7 @@ again as soon as it can, and registers everything anew.`,
 		dieAndComeBack, true},
 	{"A lookupd hangs and nobody else notices", `
 Each lookupd has a connection and a goroutine to itself, so that one that is
-stuck costs the others nothing, and the broker neither.`,
+stuck delays neither the others nor the broker.`,
 		hang, true},
 	{"Lookupd addresses are swapped while the broker runs", `
 A new address gets everything, an old one is left, and one that stays keeps its

@@ -122,7 +122,7 @@ func (f *File) Load() (*Contents, error) {
 	}
 	m, err := decode(data)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w (mend the file, or move it away to start without topics)", ErrCorrupt, f.path, err)
+		return nil, fmt.Errorf("%w: %s: %w (fix the file, or move it away to start without topics)", ErrCorrupt, f.path, err)
 	}
 	f.ours.Store(&stamp)
 	c := sanitize(m)
