@@ -99,7 +99,7 @@ func TestDiagnosisBroadcastAddress(t *testing.T) {
 	opts.BroadcastAddress = "nobody.invalid"
 	status, log := diagnose(t, opts, func(s lookuploop.LookupdStatus) bool { return s.State == lookuploop.Connected })
 	require.NoError(t, status.LastError)
-	requireSeen(t, log, "announced as")
+	requireSeen(t, log, "announced_as")
 	require.Contains(t, log, "nobody.invalid:4150")
 }
 

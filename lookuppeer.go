@@ -46,6 +46,7 @@ type lookupPeer struct {
 	resyncAt   time.Time
 	sincePing  int    // commands sent since the last PING or IDENTIFY
 	probe      *probe // nil: there is none
+	trouble    trouble
 
 	origin        atomic.Pointer[origin]
 	state         atomic.Pointer[peerState]
@@ -142,6 +143,7 @@ func (p *lookupPeer) connect(ctx context.Context) (*wire.Conn[registry.Command],
 
 func (p *lookupPeer) identify(c *wire.Conn[registry.Command]) (PeerInfo, error) {
 	p.commands.Inc()
+	p.logCommand(wire.Identify, "", "")
 	started := time.Now()
 	answer, err := c.Identify(p.opts.identity())
 	if err != nil {
@@ -250,6 +252,7 @@ func (p *lookupPeer) say(c *wire.Conn[registry.Command]) (said bool, again time.
 	isLong := isBlind && p.sincePing >= wire.BlindChunk/2
 	if isDue || isLong && hasRead { // a PING alone, behind what may be refused, could cost the refusal
 		p.out.Ping()
+		p.logCommand(wire.Ping, "", "")
 		p.sincePing = 0
 	}
 	p.sincePing += p.out.Len() + len(p.chunk)
@@ -282,6 +285,7 @@ func (p *lookupPeer) say(c *wire.Conn[registry.Command]) (said bool, again time.
 func (p *lookupPeer) send(c *wire.Conn[registry.Command], out *wire.Batch[registry.Command], commands []registry.Command) error {
 	for _, cmd := range commands {
 		out.Add(cmd.Verb(), cmd.Topic(), cmd.Channel(), cmd)
+		p.logCommand(cmd.Verb(), cmd.Topic(), cmd.Channel())
 	}
 	defer out.Reset()
 	p.commands.Add(uint64(out.Len()))
@@ -331,13 +335,4 @@ func (p *lookupPeer) handle(a wire.Answers[registry.Command]) {
 func (p *lookupPeer) noteHeartbeat(rtt time.Duration) {
 	p.lastHeartbeat.Store(time.Now().UnixNano())
 	p.rtt.Store(rtt)
-}
-
-// synced notes that lookupd has acknowledged everything there was when it
-// connected.
-func (p *lookupPeer) synced() {
-	p.syncedAt = time.Now()
-	state := *p.state.Load()
-	state.lastError = nil
-	p.state.Store(&state)
 }

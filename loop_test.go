@@ -3,6 +3,8 @@ package lookuploop
 import (
 	"context"
 	"fmt"
+	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/atomic"
 
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
@@ -346,4 +349,58 @@ func TestEndTakesAtMost2sOverRealTCP(t *testing.T) {
 	require.NoError(t, good.Wait(waiting, func() bool { return good.Connections() == 0 }))
 	require.Equal(t, []string{"more", "orders"}, good.Topics())
 	require.NoError(t, hung.Wait(waiting, func() bool { return hung.Connections() == 0 }))
+}
+
+func TestTroubleIsLoggedOnceAndThenNowAndThen(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var log logBuffer
+		s := newScene(t, 1, log.infoOf)
+		s.run()
+		s.registered()
+		require.Len(t, log.lines(`level=INFO msg="lookupd connected" address=lookupd1.test:4160 version=1.3.0 announced_as=broker.test:4150`), 1)
+
+		began := time.Now()
+		lift := s.lookupds[0].Do(lookupdtest.Refuse())
+		s.lookupds[0].CloseConnections()
+		time.Sleep(9 * time.Minute)
+		require.Len(t, log.lines("not connected"), 2, "the end of the connection, and a minute later that it can't be dialed")
+		require.Regexp(t, `level=WARN msg="lookupd is not connected" address=lookupd1.test:4160 error="?connection lost: .* for=0s failures=1 retry_in=\d+(\.\d+)?(ms|s)\n`, log.lines("not connected")[0])
+		require.Regexp(t, `error="dial: [^"]*connection refused" for=1m\d\S+ failures=\d\d retry_in=`, log.lines("not connected")[1])
+		require.NotContains(t, strings.Join(log.lines("not connected"), ""), "lookuploop: lookupd1", "the address once")
+		time.Sleep(time.Hour)
+		require.Len(t, log.lines("not connected", "dial: "), 7, "every 10 minutes")
+
+		revive := s.lookupds[0].Do(lookupdtest.Hang())
+		lift()
+		time.Sleep(2 * time.Minute)
+		require.Len(t, log.lines("not connected", "no answer within 1s"), 1, "another reason")
+
+		revive()
+		s.registered()
+		synctest.Wait()
+		back := log.lines(`level=INFO msg="lookupd is back" address=lookupd1.test:4160 after=`)
+		require.Len(t, back, 1)
+		after, err := time.ParseDuration(regexp.MustCompile(`after=(\S+)`).FindStringSubmatch(back[0])[1])
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now(), began.Add(after), time.Millisecond)
+		require.Len(t, log.lines("lookupd connected"), 1)
+		require.NoError(t, s.end())
+		require.Len(t, log.lines("msg="), 12, "and that there are no more lines: %s", log.String())
+	})
+}
+
+// The text of a failure names ports and times that are others each time.
+func TestAnotherNumberIsNoOtherReason(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var log logBuffer
+		var dials atomic.Uint64
+		s := newScene(t, 1, log.infoOf, func(o *Options) {
+			o.Dial = func(context.Context, string, string) (net.Conn, error) {
+				return nil, fmt.Errorf("from port %d", dials.Inc())
+			}
+		})
+		s.run()
+		time.Sleep(9 * time.Minute)
+		require.Len(t, log.lines("not connected"), 1)
+	})
 }

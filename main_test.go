@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -277,6 +278,19 @@ func (l *logBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.buf.String()
 }
+
+// lines returns the lines of the log that have all the words.
+func (l *logBuffer) lines(words ...string) (found []string) {
+	for line := range strings.Lines(l.String()) {
+		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) }) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+// infoOf makes a log of the levels that operators read.
+func (l *logBuffer) infoOf(o *Options) { o.Logger = slog.New(slog.NewTextHandler(l, nil)) }
 
 type watchedConn struct {
 	net.Conn

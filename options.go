@@ -141,9 +141,11 @@ type Options struct {
 	// ResponseTimeout, follows no redirects and uses no proxy.
 	HTTPClient *http.Client
 
-	// Logger gets connections and their ends, refusals and failed writes. It is
-	// called with no lock held; while it blocks, that nsqlookupd waits, or nsqd.dat.
-	// Default: slog.Default(). slog.DiscardHandler silences it.
+	// Logger gets the first failure of an nsqlookupd, those for another reason, a
+	// reminder every 10 minutes, and when it is back; and failed writes. The level
+	// Debug has each command. It is called with no lock held; while it blocks, that
+	// nsqlookupd waits, or nsqd.dat. Default: slog.Default(). slog.DiscardHandler
+	// silences it.
 	Logger *slog.Logger
 
 	// OnStateChange is called after each state change of a connection, from the

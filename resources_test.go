@@ -14,9 +14,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/atomic"
 	"go.uber.org/goleak"
 
 	"github.com/lookuploop/lookuploop/internal/registry"
@@ -366,4 +368,58 @@ func librarysGoroutines() (n int) {
 		}
 	}
 	return n
+}
+
+func TestADayOfTroubleIsAFewHundredLines(t *testing.T) {
+	for name, tt := range map[string]struct {
+		order lookupdtest.Order
+		most  int // a day, of three lookupds
+	}{
+		"dead":            {lookupdtest.Refuse(), 500},
+		"hung":            {lookupdtest.Hang(), 500},
+		"another reasons": {lookupdtest.Observe(func(lookupdtest.Command) {}), 500},
+		"crashing":        {lookupdtest.On("PING", lookupdtest.Drop()), 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				var log logBuffer
+				var dials atomic.Uint64
+				s := newScene(t, 3, log.infoOf, func(o *Options) {
+					dial := o.Dial
+					o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+						if name == "another reasons" {
+							return nil, []error{io.EOF, net.ErrClosed, os.ErrPermission}[dials.Inc()%3]
+						}
+						return dial(ctx, network, address)
+					}
+				})
+				for _, lookupd := range s.lookupds {
+					lookupd.Do(tt.order)
+				}
+				s.run()
+				time.Sleep(6 * time.Hour)
+				require.Less(t, len(log.lines("msg=")), tt.most/4)
+				require.Greater(t, len(log.lines("not connected")), 3*6*5, "it is not forgotten")
+			})
+		})
+	}
+}
+
+func TestCommandsAreLoggedForThoseWhoDebug(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var log logBuffer
+		s := newScene(t, 1, log.watch)
+		s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"))
+		s.run()
+		s.registered()
+		s.notify(ChannelDeleted("orders", "mail"))
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		var commands []string
+		for _, line := range log.lines(`level=DEBUG msg=command address=lookupd1.test:4160 command=`) {
+			_, command, _ := strings.Cut(strings.TrimSpace(line), "command=")
+			commands = append(commands, command)
+		}
+		require.Equal(t, []string{`IDENTIFY topic="" channel=""`, `REGISTER topic=orders channel=mail`, `UNREGISTER topic=orders channel=mail`, `PING topic="" channel=""`}, commands)
+	})
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lookuploop/lookuploop/internal/wire"
@@ -77,9 +79,9 @@ func (p *lookupPeer) transition(event peerEvent, after peerState) {
 	case before.state == Connected:
 		p.names.Disconnected(p.key)
 	}
-	if event == identified {
+	if event == identified && p.trouble.since.IsZero() {
 		p.opts.Logger.Info("lookupd connected", "address", p.address, "version", after.info.Version,
-			"announced as", net.JoinHostPort(p.opts.BroadcastAddress, strconv.Itoa(p.opts.BroadcastTCPPort)))
+			"announced_as", net.JoinHostPort(p.opts.BroadcastAddress, strconv.Itoa(p.opts.BroadcastTCPPort)))
 	}
 	if p.opts.OnStateChange != nil {
 		p.opts.OnStateChange(p.status())
@@ -168,9 +170,88 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 	if isAnswer {
 		err = answer
 	}
-	p.opts.Logger.Warn("lookupd disconnected", "address", p.address, "error", err, "retry in", wait)
+	p.logFailure(err, wait)
 	p.transition(lost, peerState{lastError: err, nextAttempt: time.Now().Add(wait), isHanging: isHanging})
 	return wait
+}
+
+// synced notes that lookupd has acknowledged everything there was when it
+// connected.
+func (p *lookupPeer) synced() {
+	p.syncedAt = time.Now()
+	state := *p.state.Load()
+	state.lastError = nil
+	p.state.Store(&state)
+	p.logRecovery()
+}
+
+// trouble is what the log says of a lookupd that is not in sync. It begins with
+// the first failure and ends when lookupd has acknowledged everything.
+type trouble struct {
+	since    time.Time // zero: there is none
+	failures int       // since then
+	reason   string    // of the last failure that was logged, without digits; empty: none was yet
+
+	loggedAt time.Time     // when a failure was last logged
+	pause    time.Duration // until one for another reason, or of another trouble, may be
+	endedAt  time.Time     // the last one
+}
+
+const (
+	remindPause = 10 * time.Minute // between two lines about a trouble that goes on
+	logPause    = time.Minute      // the first pause, which doubles up to remindPause
+)
+
+// logFailure logs the first failure, those for another reason, and now and then
+// that the trouble goes on. A lookupd that comes and goes, or fails for ever
+// changing reasons, is logged ever more rarely.
+func (p *lookupPeer) logFailure(err error, wait time.Duration) {
+	t, now := &p.trouble, time.Now()
+	if t.since.IsZero() {
+		t.since = now
+		if now.Sub(t.endedAt) > remindPause {
+			t.pause = 0
+		}
+	}
+	t.failures++
+	text := complaint{p.address, err}.Error()
+	reason := strings.Map(withoutDigits, text) // such as the port of this end
+	switch sinceLogged := now.Sub(t.loggedAt); {
+	case reason == t.reason && sinceLogged < remindPause, reason != t.reason && sinceLogged < t.pause:
+		return
+	case reason != t.reason:
+		t.pause = min(max(2*t.pause, logPause), remindPause)
+	}
+	t.loggedAt, t.reason = now, reason
+	p.opts.Logger.Warn("lookupd is not connected", "address", p.address, "error", text,
+		"for", now.Sub(t.since).Round(time.Millisecond), "failures", t.failures, "retry_in", wait.Round(time.Millisecond))
+}
+
+// logRecovery logs the end of a trouble that was logged.
+func (p *lookupPeer) logRecovery() {
+	t := p.trouble
+	if t.since.IsZero() {
+		return
+	}
+	p.trouble = trouble{loggedAt: t.loggedAt, pause: t.pause, endedAt: time.Now()}
+	if t.reason != "" {
+		p.opts.Logger.Info("lookupd is back", "address", p.address, "after", time.Since(t.since).Round(time.Millisecond), "failures", t.failures)
+	}
+}
+
+func withoutDigits(r rune) rune {
+	if r >= '0' && r <= '9' {
+		return -1
+	}
+	return r
+}
+
+// logCommand is for those who debug. It costs next to nothing while the Logger
+// leaves such lines out.
+func (p *lookupPeer) logCommand(verb, topic, channel string) {
+	if logger := p.opts.Logger; logger.Enabled(context.Background(), slog.LevelDebug) {
+		logger.Debug("command", "address", p.address, "command", verb, "topic", topic, "channel", channel)
+	}
 }
 
 // pause waits before the next attempt. A change of the broker, now or during the
