@@ -83,6 +83,19 @@ func isExported(receiver ast.Expr) bool {
 	return ok && name.IsExported()
 }
 
+// Each method of the Loop is called in an example.
+func TestEachMethodIsInAnExample(t *testing.T) {
+	examples, err := os.ReadFile("example_test.go")
+	require.NoError(t, err)
+	api, err := os.ReadFile("testdata/api/lookuploop.txt")
+	require.NoError(t, err)
+	methods := regexp.MustCompile(`(?m)^func \(l \*Loop\) (\w+)`).FindAllStringSubmatch(string(api), -1)
+	require.Greater(t, len(methods), 10)
+	for _, method := range methods {
+		require.True(t, strings.Contains(string(examples), "loop."+method[1]+"("), method[1])
+	}
+}
+
 // Each test that README.md and doc.go point to exists.
 func TestTestsThatTheDocumentationNamesExist(t *testing.T) {
 	tests := make(map[string]bool)

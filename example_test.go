@@ -264,6 +264,42 @@ func ExampleLoop_WaitRegistered() {
 	// REGISTER bad E_BAD_TOPIC not here
 }
 
+func ExampleLoop_Registered() {
+	lookupd := lookupdtest.NewServer()
+	defer lookupd.Close()
+	loop, stop := start(brokerOptions(lookupd))
+	fmt.Println(loop.WaitRegistered(context.Background(), 0), loop.Registered(0))
+
+	err := loop.Registered(2)
+	fmt.Println(errors.Is(err, lookuploop.ErrNotRegistered), err)
+	stop()
+	fmt.Println(loop.Registered(0))
+	// Output:
+	// <nil> <nil>
+	// true lookuploop: not registered: 2 wanted, 1 configured
+	// lookuploop: closed
+}
+
+func ExampleLoop_Verify() {
+	lookupd := lookupdtest.NewServer()
+	defer lookupd.Close()
+	opts := brokerOptions(lookupd)
+	opts.BroadcastAddress, opts.BroadcastTCPPort = "127.0.0.1", 1 // where nobody listens
+	loop, stop := start(opts)
+	defer stop()
+	fmt.Println(loop.Notify(lookuploop.TopicCreated("orders")), loop.WaitRegistered(context.Background(), 0))
+
+	found, err := loop.Verify(context.Background(), "orders")
+	for _, finding := range found.Findings {
+		fmt.Println(finding.Kind)
+	}
+	fmt.Println(err)
+	// Output:
+	// <nil> <nil>
+	// not reachable
+	// <nil>
+}
+
 func ExampleLoop_SetLookupdTCPAddresses() {
 	one, two := lookupdtest.NewServer(), lookupdtest.NewServer()
 	defer one.Close()
