@@ -204,7 +204,6 @@ func stillLeaving(peers []*lookupPeer) (addresses []string) {
 // release stops a peer whose address went. It is called with mu held.
 func (l *Loop) release(p *lookupPeer) {
 	p.stop()
-	l.leaving = slices.DeleteFunc(l.leaving, (*lookupPeer).hasLeft)
 	if p.started.Load() { // if run is only about to begin, it sees that it was stopped
 		l.leaving = append(l.leaving, p)
 	} else {
@@ -247,6 +246,7 @@ func (l *Loop) setPeers() {
 		}
 		peers = append(peers, p)
 	}
+	l.leaving = slices.DeleteFunc(l.leaving, (*lookupPeer).hasLeft)
 	for _, p := range before {
 		switch {
 		case byKey[p.key] != p: // it has a place

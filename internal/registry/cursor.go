@@ -16,6 +16,7 @@ const (
 // of the names that it may refuse. Make it with [Registry.NewCursor]. Everything
 // in it is guarded by the registry's mu.
 type Cursor struct {
+	index     int // in the registry's cursors
 	connected bool
 
 	marker entry  // stands in the log: what is before it has been read
@@ -62,6 +63,7 @@ func (r *Registry) NewCursor(retryDelay time.Duration) *Cursor {
 	r.lock()
 	defer r.mu.Unlock()
 	c := &Cursor{missing: time.Now(), probe: probe{firstDelay: retryDelay}}
+	c.index = len(r.cursors)
 	r.cursors = append(r.cursors, c)
 	return c
 }
@@ -70,7 +72,15 @@ func (r *Registry) NewCursor(retryDelay time.Duration) *Cursor {
 func (r *Registry) Remove(c *Cursor) {
 	r.lock()
 	defer r.mu.Unlock()
-	r.cursors = slices.DeleteFunc(r.cursors, func(other *Cursor) bool { return other == c })
+	if c.index >= len(r.cursors) || r.cursors[c.index] != c {
+		return // it was removed before
+	}
+	end := len(r.cursors) - 1
+	last := r.cursors[end]
+	last.index = c.index
+	r.cursors[c.index] = last
+	r.cursors[end] = nil
+	r.cursors = r.cursors[:end]
 }
 
 // Attach puts the cursor of a lookupd that just identified itself to the
