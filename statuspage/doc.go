@@ -12,16 +12,18 @@
 //
 // GET and HEAD are answered, on any path. The answer is JSON, unless the
 // request's Accept names text/html and doesn't prefer application/json, as
-// browsers do. Nothing may be cached, and a new snapshot is taken each time.
+// browsers do, or unless the address has ?format=json. Nothing may be cached, and
+// a new snapshot is taken each time.
 //
 // ?topic=orders asks why consumers don't find the broker by that topic. The
 // answer says whether the broker has the topic and with which channels, and
 // for each nsqlookupd whether it lists the topic; refused names are those of
-// the topic only. For this all that the broker has is copied, which takes some
-// 10 ms for each 100,000 channels.
+// the topic only. If the broker has no such topic, those of its topics that are
+// called similarly are named, unless it has more than 100,000 topics and channels.
 //
-// The page loads itself again every 5 s, until ?refresh=off. It needs neither
-// scripts nor other files.
+// The page shows nsqlookupds in trouble first. It loads itself again every 10 s,
+// until ?refresh=off. It needs neither scripts nor other files. Its links lead to
+// itself, and to what each nsqlookupd lists by HTTP.
 //
 // # JSON
 //
@@ -54,7 +56,8 @@
 //	    "name": "orders",
 //	    "known": true,                             the broker has it
 //	    "paused": false,
-//	    "channels": [{"name": "mail", "paused": false}, {"name": "ship", "paused": false}]
+//	    "channels": [{"name": "mail", "paused": false}, {"name": "ship", "paused": false}],
+//	    "similar": []                              without such a topic: names that are like it, the nearest first
 //	  },
 //	  "lookupds": [{                               in the order of the configured addresses
 //	    "address": "10.0.0.7:4160",

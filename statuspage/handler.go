@@ -16,6 +16,7 @@ import (
 type Loop interface {
 	Status() lookuploop.Status
 	TopicMetadata(topic string) (lookuploop.TopicMetadata, bool)
+	Metadata() lookuploop.Metadata
 }
 
 // Handler returns the page of loop, to be mounted on any path. The package
@@ -50,7 +51,7 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var body bytes.Buffer
 	var err error
 	header.Set("Vary", "Accept")
-	if wantsHTML(r.Header.Values("Accept")) {
+	if query.Get("format") != "json" && wantsHTML(r.Header.Values("Accept")) {
 		header.Set("Content-Type", "text/html; charset=utf-8")
 		err = render(&body, snapshot, query.Get("refresh") != "off")
 	} else {
@@ -75,7 +76,11 @@ func (h handler) report(topic string) report {
 		m, known := h.loop.TopicMetadata(topic)
 		about = newTopicReport(topic, known, m)
 	}
-	return newReport(time.Now(), h.loop.Status(), about)
+	status := h.loop.Status()
+	if about != nil && !about.Known && status.Topics+status.Channels <= maxSearched {
+		about.Similar = similar(topic, h.loop.Metadata().Topics)
+	}
+	return newReport(time.Now(), status, about)
 }
 
 // wantsHTML tells whether Accept names text/html and doesn't prefer application/json.

@@ -38,6 +38,10 @@ func TestAcceptDecidesBetweenPageAndJSON(t *testing.T) {
 	}
 }
 
+func TestAddressCanAskForJSON(t *testing.T) {
+	require.Equal(t, "application/json", get(t, fakeLoop{}, browser, "/?format=json").Header().Get("Content-Type"))
+}
+
 func TestSeveralAcceptHeadersCountAsOne(t *testing.T) {
 	require.True(t, wantsHTML([]string{"application/json;q=0.1", "text/html"}))
 	require.False(t, wantsHTML([]string{"text/html;q=0.1", "application/json"}))
@@ -98,6 +102,11 @@ func (l *listener) Status() lookuploop.Status {
 	return l.fakeLoop.Status()
 }
 
+func (l *listener) Metadata() lookuploop.Metadata {
+	l.calls = append(l.calls, "Metadata")
+	return l.fakeLoop.Metadata()
+}
+
 func (l *listener) TopicMetadata(topic string) (lookuploop.TopicMetadata, bool) {
 	l.calls = append(l.calls, "TopicMetadata")
 	return l.fakeLoop.TopicMetadata(topic)
@@ -109,7 +118,7 @@ func TestMetadataIsAskedForFirst(t *testing.T) {
 	for url, want := range map[string][]string{
 		"/":             {"Status"},
 		"/?topic=":      {"Status"},
-		"/?topic=other": {"TopicMetadata", "Status"},
+		"/?topic=other": {"TopicMetadata", "Status", "Metadata"}, // for similar names
 	} {
 		var loop listener
 		get(t, &loop, "*/*", url)

@@ -34,6 +34,8 @@ type fakeLoop struct {
 
 func (f fakeLoop) Status() lookuploop.Status { return f.status }
 
+func (f fakeLoop) Metadata() lookuploop.Metadata { return f.metadata }
+
 func (f fakeLoop) TopicMetadata(topic string) (lookuploop.TopicMetadata, bool) {
 	for _, t := range f.metadata.Topics {
 		if t.Name == topic {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -14,8 +15,9 @@ import (
 )
 
 const (
-	refreshSeconds = 5
+	refreshSeconds = 10 // time enough to type a topic
 	maxRefused     = 10 // names that the page shows of those that one lookupd refused
+	maxChannels    = 50 // of the topic asked for
 )
 
 //go:embed page.css
@@ -36,9 +38,10 @@ func hash(s string) string {
 }
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"count": count,
-	"plain": plain,
-	"trip":  trip,
+	"count":  count,
+	"number": number,
+	"plain":  plain,
+	"trip":   trip,
 }).Parse(pageSource))
 
 // page is what the template gets.
@@ -54,6 +57,49 @@ func render(w io.Writer, r report, refresh bool) error {
 		p.Refresh = refreshSeconds
 	}
 	return pageTemplate.Execute(w, p)
+}
+
+// Interval is how often the page loads itself again if it does.
+func (page) Interval() int { return refreshSeconds }
+
+// Link is the page about a topic, or without one the page about all.
+func (p page) Link(topic string) string { return query("topic", topic, "refresh", p.refresh()) }
+
+// Toggle is the same page, with the reloading turned on or off.
+func (p page) Toggle() string {
+	if p.Refresh != 0 {
+		return query("topic", p.topic(), "refresh", "off")
+	}
+	return query("topic", p.topic())
+}
+
+// JSON is what the page shows, for programs.
+func (p page) JSON() string { return query("format", "json", "topic", p.topic()) }
+
+func (p page) refresh() string {
+	if p.Refresh == 0 {
+		return "off"
+	}
+	return ""
+}
+
+// topic is the name asked for, if there is one.
+func (p page) topic() string {
+	if p.Topic == nil {
+		return ""
+	}
+	return p.Topic.Name
+}
+
+// query is a link to this address with those parameters that are not empty.
+func query(pairs ...string) string {
+	values := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			values.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return "?" + values.Encode()
 }
 
 // moment is a point in time, with words for it.
@@ -86,43 +132,22 @@ func (r report) In(t time.Time) moment {
 	return moment{t.Format(time.RFC3339), words}
 }
 
-// Complaint is the last error without what the row says anyway.
-func (l lookupdReport) Complaint() string {
-	return strings.TrimPrefix(*l.LastError, "lookuploop: "+l.Address+": ")
-}
-
-// OtherNames are the configured addresses unless there is only Address itself.
-func (l lookupdReport) OtherNames() string {
-	if names := strings.Join(l.Names, ", "); names != l.Address {
-		return names
-	}
-	return ""
-}
-
-// Shown are the refused names for which there is room.
-func (l lookupdReport) Shown() []refusal { return l.Refused[:min(len(l.Refused), maxRefused)] }
-
-// Hidden is how many refused names there are besides.
-func (l lookupdReport) Hidden() int { return len(l.Refused) - len(l.Shown()) }
-
-// Registered is how many lookupds list the topic asked for.
-func (r report) Registered() int {
-	n := 0
-	for _, l := range r.Lookupds {
-		if l.TopicState == registered {
-			n++
-		}
-	}
-	return n
-}
-
 // count is "1 topic", "2 topics".
 func count(n any, what string) string {
-	text := fmt.Sprintf("%d %s", n, what)
+	text := number(n) + " " + what
 	if text == "1 "+what {
 		return text
 	}
 	return text + "s"
+}
+
+// number is a whole number >= 0 with its digits in groups of three.
+func number(n any) string {
+	digits := fmt.Sprint(n)
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
 }
 
 // span is a duration in words, to the second.
@@ -130,7 +155,7 @@ func span(d time.Duration) string {
 	d = max(d, 0)
 	switch days, hours, minutes := int(d.Hours())/24, int(d.Hours())%24, int(d.Minutes())%60; {
 	case days > 0:
-		return fmt.Sprintf("%d d %d h", days, hours)
+		return fmt.Sprintf("%s d %d h", number(days), hours)
 	case hours > 0:
 		return fmt.Sprintf("%d h %d min", hours, minutes)
 	case minutes > 0:

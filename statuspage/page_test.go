@@ -29,12 +29,14 @@ func testPageSaysHowThingsStand(t *testing.T) {
 		LastHeartbeat: now.Add(-7 * time.Second), RTT: 432 * time.Microsecond, Connects: 1, Commands: 12,
 	}
 	bad := lookuploop.LookupdStatus{
-		Address: "b.test:4160", Names: []string{"b.test:4160"}, Since: now.Add(-26 * time.Hour), Pending: 3, Failures: 41, NextAttempt: now.Add(2500 * time.Millisecond),
+		Address: "b.test:4160", Names: []string{"b.test:4160"}, Since: now, MissingSince: now.Add(-26 * time.Hour), Pending: 3000, Failures: 41, NextAttempt: now.Add(2500 * time.Millisecond),
 		LastError:    errors.New("lookuploop: b.test:4160: dial: connection refused"),
 		ResolveError: errors.New("lookuploop: b.test: no such host"),
 		Refused:      []*lookuploop.ResponseError{{Topic: "orders", Channel: "ship", Code: "E_BAD_CHANNEL", Message: "is not valid"}},
 	}
 	waiting := lookuploop.LookupdStatus{Address: "c.test:4160", Names: []string{"c.test:4160"}, Since: now, NextAttempt: now.Add(-1)}
+	broker := lookuploop.BrokerInfo{BroadcastAddress: "broker.test", BroadcastTCPPort: 4150, BroadcastHTTPPort: 4151, Hostname: "b1",
+		Version: "1.3.0", TopologyZone: "z", TopologyRegion: "r", Started: now.Add(-2 * time.Hour)}
 	metadata := lookuploop.Metadata{Topics: []lookuploop.TopicMetadata{
 		{Name: "orders", Paused: true, Channels: []lookuploop.ChannelMetadata{{Name: "ship", Paused: true}, {Name: "mail"}}}, {Name: "empty"},
 	}}
@@ -44,19 +46,20 @@ func testPageSaysHowThingsStand(t *testing.T) {
 		want   []string
 	}{
 		"nothing": {lookuploop.Status{}, "", []string{
-			"0 of 0 lookupds – lookuploop No lookupd is configured So consumers can’t find this broker. The broker has 0 topics and 0 channels; 0 of 0 lookupds are connected.",
+			"0 of 0 lookupds – lookuploop lookuploop · Run was not called yet No lookupd is configured So consumers can’t find this broker. The broker has 0 topics and 0 channels.",
 		}},
-		"all is well": {lookuploop.Status{Topics: 1, Channels: 1, Lookupds: []lookuploop.LookupdStatus{good}}, "", []string{
-			"1 of 1 lookupd – lookuploop The lookupd knows everything The broker has 1 topic and 1 channel; 1 of 1 lookupd is connected.",
-			"10.0.0.7:4160 from lookupd.test:4160, _lookupd._tcp.test nsqlookupd 1.3.0 on node1, HTTP at lookupd.test:4161",
-			"connected for 1 min 30 s 1 connect, 0 failures, 12 commands 0 7 s ago 0.432 ms – Programs get JSON",
+		"all is well": {lookuploop.Status{Broker: broker, Topics: 1, Channels: 1234, Lookupds: []lookuploop.LookupdStatus{good}}, "", []string{
+			"1 of 1 lookupd – broker.test:4150 broker.test:4150 · HTTP 4151 · host b1 · version 1.3.0 · zone z · region r · running for 2 h 0 min " +
+				"The lookupd knows everything The broker has 1 topic and 1,234 channels.",
+			"10.0.0.7:4160 from lookupd.test:4160, _lookupd._tcp.test nsqlookupd 1.3.0 on node1 HTTP at lookupd.test:4161",
+			"connected for 1 min 30 s 1 connect, 0 failures, 12 commands 0 7 s ago 0.432 ms – For programs: JSON",
 		}},
 		"twice": {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good, good}}, "", []string{"All 2 lookupds know everything"}},
 		"trouble": {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good, bad, waiting}}, "", []string{
-			"1 of 3 lookupds – lookuploop 1 of 3 lookupds knows everything",
-			"b.test:4160 disconnected for 1 d 2 h 0 connects, 41 failures, 0 commands 3 never – in 3 s " +
+			"1 of 3 lookupds knows everything 2 are not connected, the longest for 1 d 2 h. The broker",
+			"b.test:4160 not connected for 1 d 2 h 0 connects, 41 failures, 0 commands 3,000 never – in 3 s " +
 				"Last error: dial: connection refused Not resolved: lookuploop: b.test: no such host Refused orders channel ship: E_BAD_CHANNEL is not valid",
-			"c.test:4160 disconnected for 0 s 0 connects, 0 failures, 0 commands 0 never – now",
+			"c.test:4160 not connected for 0 s 0 connects, 0 failures, 0 commands 0 never – now",
 		}},
 		"names": {lookuploop.Status{Names: []lookuploop.NameStatus{
 			{Name: "lookupd.test:4160", Addresses: []string{"10.0.0.1:4160", "10.0.0.2:4160"}, LookedUp: now.Add(-time.Minute), NextLookup: now.Add(4 * time.Minute)},
@@ -74,19 +77,21 @@ func testPageSaysHowThingsStand(t *testing.T) {
 			"/data/nsqd.dat not everything is on disk yet ; not written yet, 0 writes, 1 failure. Last error: disk full",
 		}},
 		"a topic": {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good, bad}}, "?topic=orders", []string{
-			"orders: 1 of 2 lookupds – lookuploop Topic orders is registered at 1 of 2 lookupds It is paused. It has 2 channels: mail , ship (paused).",
-			"commands registered 0 7 s ago", "commands not connected 3 never", "All topics",
+			"orders: 1 of 2 lookupds – lookuploop lookuploop · Run was not called yet Topic orders is registered at 1 of 2 lookupds It is paused. It has 2 channels: mail , ship (paused).",
+			"commands registered 0 7 s ago", "commands not connected 3,000 never", "All topics",
 		}},
 		"without channels": {lookuploop.Status{}, "?topic=empty", []string{"Topic empty is registered at 0 of 0 lookupds It has no channels."}},
-		"unknown":          {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good}}, "?topic=typo", []string{"This broker has no topic typo So no lookupd is told of it."}},
-		"refreshing":       {lookuploop.Status{}, "", []string{" UTC , again every 5 s. Stop, to copy or to find a topic"}},
-		"not refreshing":   {lookuploop.Status{}, "?refresh=off", []string{" UTC , not again. Go on Topic Find"}},
+		"unknown":          {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good}}, "?topic=typo", []string{"This broker has no topic typo So no lookupd is told of it. The broker"}},
+		"similar":          {lookuploop.Status{}, "?topic=order", []string{"So no lookupd is told of it. Similar names: orders . The broker"}},
+		"refreshing":       {lookuploop.Status{}, "", []string{"Topic Find 2000-01-01 00:00:00 UTC , reloaded every 10 s. Stop"}},
+		"not refreshing":   {lookuploop.Status{}, "?refresh=off", []string{"Topic Find 2000-01-01 00:00:00 UTC , not reloaded. Reload every 10 s"}},
 	} {
 		page := get(t, fakeLoop{tt.status, metadata}, browser, "/"+tt.query).Body.String()
 		for _, want := range tt.want {
 			require.Contains(t, words(page), want, name)
 		}
-		require.Equal(t, name != "not refreshing", strings.Contains(page, `<meta http-equiv="refresh" content="5">`), name)
+		require.Equal(t, name != "not refreshing", strings.Contains(page, `<meta http-equiv="refresh" content="10">`), name)
+		require.Equal(t, name == "not refreshing", strings.Contains(page, `<input type="hidden" name="refresh" value="off">`), name)
 	}
 }
 
@@ -95,10 +100,10 @@ func TestLinksKeepTheTopic(t *testing.T) {
 		{Refused: []*lookuploop.ResponseError{{Topic: "live#ephemeral"}}},
 	}}}
 	for query, want := range map[string][]string{
-		"":                                    {`"?topic=live%23ephemeral"`, `"?refresh=off"`},
-		"?refresh=off":                        {`"?topic=live%23ephemeral"`, `"?"`},
-		"?topic=live%23ephemeral":             {`"?topic=live%23ephemeral"`, `"?topic=live%23ephemeral&amp;refresh=off"`, `"?"`},
-		"?topic=live%23ephemeral&refresh=off": {`"?topic=live%23ephemeral"`, `"?refresh=off"`},
+		"":                                    {`"?topic=live%23ephemeral"`, `"?refresh=off"`, `"?format=json"`},
+		"?refresh=off":                        {`"?refresh=off&amp;topic=live%23ephemeral"`, `"?"`},
+		"?topic=live%23ephemeral":             {`"?topic=live%23ephemeral"`, `"?refresh=off&amp;topic=live%23ephemeral"`, `"?"`, `"?format=json&amp;topic=live%23ephemeral"`},
+		"?topic=live%23ephemeral&refresh=off": {`"?refresh=off&amp;topic=live%23ephemeral"`, `"?topic=live%23ephemeral"`, `"?refresh=off"`},
 	} {
 		page := get(t, loop, browser, "/"+query).Body.String()
 		for _, link := range want {
@@ -228,7 +233,7 @@ func TestSpan(t *testing.T) {
 		time.Hour + 5*time.Minute + time.Second: "1 h 5 min",
 		24*time.Hour - time.Second:              "23 h 59 min",
 		24 * time.Hour:                          "1 d 0 h",
-		1000*24*time.Hour + 5*time.Hour:         "1000 d 5 h",
+		1000*24*time.Hour + 5*time.Hour:         "1,000 d 5 h",
 	} {
 		require.Equal(t, want, span(d))
 	}

@@ -47,6 +47,7 @@ type topicReport struct {
 	Known    bool                         `json:"known"`
 	Paused   bool                         `json:"paused"`
 	Channels []lookuploop.ChannelMetadata `json:"channels"`
+	Similar  []string                     `json:"similar"` // the nearest first
 }
 
 type lookupdReport struct {
@@ -214,7 +215,7 @@ func (l *lookupdReport) narrow(topic *topicReport) {
 
 // newTopicReport is about a topic of that name; m is what the broker knows of it.
 func newTopicReport(name string, known bool, m lookuploop.TopicMetadata) *topicReport {
-	t := &topicReport{Name: name, Known: known, Paused: m.Paused, Channels: append([]lookuploop.ChannelMetadata{}, m.Channels...)}
+	t := &topicReport{Name: name, Known: known, Paused: m.Paused, Channels: append([]lookuploop.ChannelMetadata{}, m.Channels...), Similar: []string{}}
 	slices.SortFunc(t.Channels, func(a, b lookuploop.ChannelMetadata) int { return strings.Compare(a.Name, b.Name) })
 	return t
 }

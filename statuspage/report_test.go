@@ -128,7 +128,7 @@ func TestTopicIsRegisteredWhere(t *testing.T) {
 		"refused and gone":    {lookuploop.LookupdStatus{Refused: []*lookuploop.ResponseError{itself}}, refused, 1},
 	} {
 		topic := newTopicReport("orders", true, lookuploop.TopicMetadata{Name: "orders", Paused: true})
-		require.Equal(t, topicReport{Name: "orders", Known: true, Paused: true, Channels: []lookuploop.ChannelMetadata{}}, *topic)
+		require.Equal(t, topicReport{Name: "orders", Known: true, Paused: true, Channels: []lookuploop.ChannelMetadata{}, Similar: []string{}}, *topic)
 		r := newReport(time.Now(), lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{tt.status}}, topic)
 		require.Equal(t, tt.state, r.Lookupds[0].TopicState, name)
 		require.Len(t, r.Lookupds[0].Refused, tt.refused, name)
