@@ -7,7 +7,7 @@
 //	tree.go          topics and channels are born and die: the only calls to Loop.Notify
 //	broker.go        starting, and ending in the right order
 //	topic.go         what is published goes to every channel
-//	channel.go       queue, messages in flight, timeouts (consumer.go, message.go)
+//	channel.go       queue, messages in flight, timeouts (consumer.go, message.go, scan.go)
 //	client.go        a connection (server.go, writer.go)
 //	protocol.go      NSQ's TCP protocol V2 as bytes (identify.go)
 //	http.go          the HTTP API with nsqd's paths (handlers.go, stats.go)
@@ -15,8 +15,8 @@
 // There are two levels of locks. Broker.mu guards which topics and channels
 // exist: who changes that holds it for writing, who publishes for reading, so that
 // the topic can't vanish meanwhile. Below it each topic and each channel guards
-// its own messages. They are taken in the order Broker.mu, topic.mu, channel.mu, and no
-// I/O happens under any of them.
+// its own messages. They are taken in the order Broker.mu, topic.mu, channel.mu, alarms.mu,
+// and no I/O happens under any of them.
 package membroker
 
 import (
@@ -52,6 +52,8 @@ type Broker struct {
 	stopLookups context.CancelFunc
 	lookupSlots chan struct{} // a token for each lookup in progress
 
+	alarms *alarms // the channels that scan looks at
+
 	draining   chan struct{}   // closed when Run ends: clients finish what they have in flight
 	connected  context.Context // ends when those that have not finished are cut off
 	cutClients context.CancelFunc
@@ -69,6 +71,7 @@ func New(opts Options) (*Broker, error) {
 	if b.tcp, err = listen(opts.TCPAddress, slots); err != nil {
 		return nil, err
 	}
+	b.tcp = &limitListener{b.tcp, make(chan struct{}, opts.MaxConnections-opts.keptForHTTP())}
 	if b.http, err = listen(opts.HTTPAddress, slots); err != nil {
 		return nil, errors.Join(err, b.tcp.Close())
 	}
@@ -95,6 +98,7 @@ func newBroker(opts Options) *Broker {
 		topics:      make(map[string]*topic),
 		handlers:    make(map[string]http.Handler),
 		lookupSlots: make(chan struct{}, 16),
+		alarms:      newAlarms(),
 		draining:    make(chan struct{}),
 	}
 	b.lookups, b.stopLookups = context.WithCancel(context.Background())
@@ -211,29 +215,5 @@ func (b *Broker) reportLoss() {
 	b.mu.RUnlock()
 	if lost > 0 {
 		b.opts.Logger.Warn("messages that were still queued end with the broker", "messages", lost)
-	}
-}
-
-// scan returns timed out and deferred messages to their queues until ctx ends.
-func (b *Broker) scan(ctx context.Context) {
-	ticker := time.NewTicker(scanInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case now := <-ticker.C:
-			b.requeueDue(now)
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (b *Broker) requeueDue(now time.Time) {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	for _, t := range b.topics {
-		for _, c := range t.channels {
-			c.requeueDue(now)
-		}
 	}
 }

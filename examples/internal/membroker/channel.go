@@ -23,13 +23,14 @@ var (
 // guarded by its own lock. Nothing here blocks: consumers are woken, and
 // come and take.
 type channel struct {
-	name string
+	name   string
+	alarms *alarms
 
 	mu        sync.Mutex
 	paused    bool
 	consumers map[*consumer]struct{}
-	ready     []*delivery // first in, first out
-	waiting   dueHeap
+	ready     []*delivery                 // first in, first out
+	waiting   dueHeap                     // if there are any, the channel is among alarms
 	inFlight  map[nsq.MessageID]*delivery // those in waiting that have a holder
 
 	messageCount, requeueCount, timeoutCount uint64
@@ -41,9 +42,10 @@ type handout struct {
 	attempts uint16
 }
 
-func newChannel(name string, paused bool) *channel {
+func newChannel(name string, paused bool, alarms *alarms) *channel {
 	return &channel{
 		name:      name,
+		alarms:    alarms,
 		paused:    paused,
 		consumers: make(map[*consumer]struct{}),
 		inFlight:  make(map[nsq.MessageID]*delivery),
@@ -68,12 +70,20 @@ func (c *channel) put(msgs []*message) {
 		c.messageCount++
 		d := &delivery{message: m}
 		if m.notBefore.After(now) {
-			c.waiting.add(d, m.notBefore)
+			c.wait(d, m.notBefore)
 		} else {
 			c.ready = append(c.ready, d)
 		}
 	}
 	c.wakeConsumers()
+}
+
+// wait adds a delivery to those that wait for a time.
+func (c *channel) wait(d *delivery, due time.Time) {
+	if len(c.waiting) == 0 {
+		c.alarms.set(c)
+	}
+	c.waiting.add(d, due)
 }
 
 // wakeConsumers tells those who could take something that there is something.
@@ -106,7 +116,7 @@ func (c *channel) take(s *consumer, n int) []handout {
 		d.holder = s
 		d.delivered = now
 		c.inFlight[d.id] = d
-		c.waiting.add(d, now.Add(s.client.msgTimeout))
+		c.wait(d, now.Add(s.client.msgTimeout))
 		taken[i] = handout{d.message, d.attempts}
 	}
 	clear(c.ready[:n])
@@ -168,7 +178,7 @@ func (c *channel) requeue(s *consumer, id nsq.MessageID, delay time.Duration) er
 	s.requeueCount++
 	c.requeueCount++
 	if delay > 0 {
-		c.waiting.add(d, time.Now().Add(delay))
+		c.wait(d, time.Now().Add(delay))
 		return nil
 	}
 	c.ready = append(c.ready, d)
@@ -190,7 +200,7 @@ func (c *channel) touch(s *consumer, id nsq.MessageID) error {
 		due = last
 	}
 	c.waiting.remove(d)
-	c.waiting.add(d, due)
+	c.wait(d, due)
 	return nil
 }
 
@@ -205,6 +215,9 @@ func (c *channel) requeueDue(now time.Time) {
 			c.timeoutCount++
 		}
 		c.ready = append(c.ready, d)
+	}
+	if len(c.waiting) == 0 {
+		c.alarms.unset(c)
 	}
 	c.wakeConsumers()
 }
@@ -235,4 +248,5 @@ func (c *channel) close() {
 		close(s.gone)
 	}
 	clear(c.consumers)
+	c.alarms.unset(c)
 }

@@ -28,7 +28,7 @@ func bodies(taken []handout) []string {
 }
 
 func TestChannelGivesEachMessageToOneConsumer(t *testing.T) {
-	c := newChannel("c", false)
+	c := newChannel("c", false, newAlarms())
 	first, woken := newConsumer(c, 2)
 	second, _ := newConsumer(c, 10)
 	c.put(texts(4))
@@ -41,7 +41,7 @@ func TestChannelGivesEachMessageToOneConsumer(t *testing.T) {
 }
 
 func TestChannelWakesAConsumerThatCanTakeMore(t *testing.T) {
-	c := newChannel("c", false)
+	c := newChannel("c", false, newAlarms())
 	s, woken := newConsumer(c, 3)
 	c.put(texts(3))
 	<-woken
@@ -53,7 +53,7 @@ func TestChannelWakesAConsumerThatCanTakeMore(t *testing.T) {
 }
 
 func TestChannelFinish(t *testing.T) {
-	c := newChannel("c", false)
+	c := newChannel("c", false, newAlarms())
 	s, _ := newConsumer(c, 1)
 	other, _ := newConsumer(c, 1)
 	c.put(texts(2))
@@ -69,7 +69,7 @@ func TestChannelFinish(t *testing.T) {
 
 func TestChannelRequeue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newChannel("c", false)
+		c := newChannel("c", false, newAlarms())
 		s, _ := newConsumer(c, 1)
 		c.put(texts(1))
 
@@ -93,7 +93,7 @@ func TestChannelRequeue(t *testing.T) {
 }
 
 func TestChannelRequeueIsForAnyConsumer(t *testing.T) {
-	c := newChannel("c", false)
+	c := newChannel("c", false, newAlarms())
 	s, _ := newConsumer(c, 1)
 	c.put(texts(1))
 	m := c.take(s, 1)[0]
@@ -106,7 +106,7 @@ func TestChannelRequeueIsForAnyConsumer(t *testing.T) {
 
 func TestChannelTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newChannel("c", false)
+		c := newChannel("c", false, newAlarms())
 		s, woken := newConsumer(c, 1)
 		c.put(texts(1))
 		<-woken
@@ -123,7 +123,7 @@ func TestChannelTimeout(t *testing.T) {
 
 func TestChannelTouch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newChannel("c", false)
+		c := newChannel("c", false, newAlarms())
 		s, _ := newConsumer(c, 1)
 		c.put(texts(1))
 		m := c.take(s, 1)[0]
@@ -140,7 +140,7 @@ func TestChannelTouch(t *testing.T) {
 
 func TestChannelDeferred(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newChannel("c", false)
+		c := newChannel("c", false, newAlarms())
 		s, woken := newConsumer(c, 1)
 		c.put([]*message{newMessage([]byte("later"), time.Second)})
 		require.Empty(t, c.take(s, 1))
@@ -152,7 +152,7 @@ func TestChannelDeferred(t *testing.T) {
 }
 
 func TestChannelRequeuesWhatALeavingConsumerHad(t *testing.T) {
-	c := newChannel("c", false)
+	c := newChannel("c", false, newAlarms())
 	gone, _ := newConsumer(c, 2)
 	stays, woken := newConsumer(c, 3)
 	c.put(texts(3))
@@ -168,7 +168,7 @@ func TestChannelRequeuesWhatALeavingConsumerHad(t *testing.T) {
 }
 
 func TestChannelPaused(t *testing.T) {
-	c := newChannel("c", true)
+	c := newChannel("c", true, newAlarms())
 	s, woken := newConsumer(c, 1)
 	c.put(texts(1))
 	require.Empty(t, woken)
@@ -179,7 +179,7 @@ func TestChannelPaused(t *testing.T) {
 }
 
 func TestChannelStopFeeding(t *testing.T) {
-	c := newChannel("c", false)
+	c := newChannel("c", false, newAlarms())
 	s, _ := newConsumer(c, 2)
 	c.put(texts(2))
 	m := c.take(s, 1)[0]
@@ -193,7 +193,7 @@ func TestChannelStopFeeding(t *testing.T) {
 }
 
 func TestChannelEmpty(t *testing.T) {
-	c := newChannel("c", false)
+	c := newChannel("c", false, newAlarms())
 	s, _ := newConsumer(c, 1)
 	c.put(append(texts(2), newMessage([]byte("deferred"), time.Hour)))
 	m := c.take(s, 1)[0]

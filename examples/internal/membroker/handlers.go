@@ -87,7 +87,7 @@ func (b *Broker) handleMpub(r *http.Request, query url.Values) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	split := splitLines
+	split := b.splitLines
 	if binary := query.Get("binary"); query.Has("binary") && binary != "false" && binary != "0" {
 		split = b.splitBatch
 	}
@@ -102,16 +102,21 @@ func (b *Broker) handleMpub(r *http.Request, query url.Values) (any, error) {
 	return "OK", b.publishTo(query, msgs...)
 }
 
-// splitLines leaves out empty lines.
-func splitLines(body []byte) ([][]byte, error) {
+// splitLines leaves out empty lines. Five million of one byte take a lot more
+// memory than the body, so it ends when there are more than a channel can hold.
+func (b *Broker) splitLines(body []byte) ([][]byte, error) {
 	var bodies [][]byte
 	for line := range bytes.SplitSeq(body, []byte("\n")) {
 		if len(line) > maxMsgSize {
 			return nil, &httpError{http.StatusRequestEntityTooLarge, "MSG_TOO_BIG"}
 		}
-		if len(line) > 0 {
-			bodies = append(bodies, line)
+		if len(line) == 0 {
+			continue
 		}
+		if len(bodies) == b.opts.MemQueueSize {
+			return nil, errFull
+		}
+		bodies = append(bodies, line)
 	}
 	return bodies, nil
 }

@@ -65,6 +65,7 @@ func TestHTTP(t *testing.T) {
 		{"POST", "/pub?topic=t", strings.Repeat("x", maxMsgSize+2*maxBodySize), 413, `{"message":"MSG_TOO_BIG"}`},
 		{"POST", "/mpub?topic=t", "three\n\nfour\n", 200, "OK"},
 		{"POST", "/mpub?topic=t", "five", 503, `{"message":"QUEUE_FULL"}`},
+		{"POST", "/mpub?topic=" + invalid, strings.Repeat("x\n", 5), 503, `{"message":"QUEUE_FULL"}`}, // before the lines are held
 		{"POST", "/mpub?topic=t", long, 413, `{"message":"MSG_TOO_BIG"}`},
 		{"POST", "/mpub?topic=t", strings.Repeat(long, 5), 413, `{"message":"BODY_TOO_BIG"}`},
 		{"POST", "/mpub?topic=binary&binary=true", batchOf("\x00\x00\x00\x02", "a\nb", "c")[4:], 200, "OK"},

@@ -19,6 +19,7 @@ const (
 	maxIdentify   = 16 << 10 // the body of IDENTIFY (nsqd: as for MPUB)
 	maxMsgSize    = 1 << 20  // one message
 	maxBodySize   = 5 << 20  // the body of MPUB, all its messages together
+	maxLookedUp   = 1000     // channels that a new topic takes from the lookupds (nsqd: all)
 	maxRdyCount   = 2500     // what a consumer may ask for with RDY
 	maxReqTimeout = time.Hour
 
@@ -55,7 +56,9 @@ type Options struct {
 	MemQueueSize int
 
 	// MaxConnections bounds the connections of both listeners together;
-	// further ones are closed at once. Default 10,000.
+	// further ones are closed at once. NSQ clients leave some of them to HTTP
+	// (half, but at most 32), so that the broker can be looked at and its clients
+	// ended when they have taken all of theirs. Default 10,000.
 	MaxConnections int
 
 	Logger *slog.Logger // default slog.Default()
@@ -94,6 +97,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	return o, errors.Join(faults...)
 }
+
+// keptForHTTP is how many connections NSQ clients can't take.
+func (o Options) keptForHTTP() int { return min(o.MaxConnections/2, 32) }
 
 // broadcastHost is the host of a listening address if others can connect to
 // it, otherwise the name of this machine.

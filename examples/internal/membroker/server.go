@@ -49,7 +49,9 @@ func (c *limitedConn) Close() error {
 }
 
 // CloseWrite tells the client that nothing follows, while it can still be read from.
-func (c *limitedConn) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }
+func (c *limitedConn) CloseWrite() error {
+	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
+}
 
 // serveTCP accepts clients until the listener is closed, and returns when all
 // of them have left.

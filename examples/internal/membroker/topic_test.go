@@ -9,13 +9,13 @@ import (
 func TestTopicKeepsMessagesUntilItHasAChannel(t *testing.T) {
 	top := newTopic("t", 10)
 	require.NoError(t, top.publish(texts(2)))
-	top.channels["c"] = newChannel("c", false)
+	top.channels["c"] = newChannel("c", false, newAlarms())
 	top.resume()
 	require.Empty(t, top.backlog)
 	require.NoError(t, top.publish(texts(1)))
 	require.Equal(t, 3, top.channels["c"].held())
 
-	top.channels["late"] = newChannel("late", false)
+	top.channels["late"] = newChannel("late", false, newAlarms())
 	top.resume()
 	require.Zero(t, top.channels["late"].held(), "only the first channel gets what was before it")
 	require.NoError(t, top.publish(texts(1)))
@@ -30,7 +30,7 @@ func TestTopicKeepsMessages(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			top := newTopic("t", 10)
-			top.channels["c"] = newChannel("c", false)
+			top.channels["c"] = newChannel("c", false, newAlarms())
 			set(top, true)
 			require.NoError(t, top.publish(texts(2)))
 			require.Zero(t, top.channels["c"].held())
@@ -43,7 +43,7 @@ func TestTopicKeepsMessages(t *testing.T) {
 
 func TestTopicRefusesWhatAnyChannelHasNoRoomFor(t *testing.T) {
 	top := newTopic("t", 5)
-	full, free := newChannel("full", false), newChannel("free", false)
+	full, free := newChannel("full", false, newAlarms()), newChannel("free", false, newAlarms())
 	top.channels["full"], top.channels["free"] = full, free
 	require.NoError(t, top.publish(texts(3)))
 	s, _ := newConsumer(free, 3)
@@ -65,7 +65,7 @@ func TestTopicRefusesWhatAnyChannelHasNoRoomFor(t *testing.T) {
 
 func TestPausedTopicTakesNoMoreThanItsChannelsWill(t *testing.T) {
 	top := newTopic("t", 5)
-	c := newChannel("c", false)
+	c := newChannel("c", false, newAlarms())
 	top.channels["c"] = c
 	require.NoError(t, top.publish(texts(3)))
 	top.paused = true
@@ -79,7 +79,7 @@ func TestPausedTopicTakesNoMoreThanItsChannelsWill(t *testing.T) {
 
 func TestTopicEmptyLeavesTheChannels(t *testing.T) {
 	top := newTopic("t", 5)
-	top.channels["c"] = newChannel("c", false)
+	top.channels["c"] = newChannel("c", false, newAlarms())
 	require.NoError(t, top.publish(texts(1)))
 	top.paused = true
 	require.NoError(t, top.publish(texts(2)))

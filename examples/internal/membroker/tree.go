@@ -106,7 +106,12 @@ func (b *Broker) lookupChannels(ctx context.Context, topicName string) ([]string
 	select {
 	case b.lookupSlots <- struct{}{}:
 		defer func() { <-b.lookupSlots }()
-		return b.loop.TopicChannels(ctx, topicName)
+		names, err := b.loop.TopicChannels(ctx, topicName)
+		if n := len(names) - maxLookedUp; n > 0 {
+			names = names[:maxLookedUp]
+			err = errors.Join(err, fmt.Errorf("%d of %d channels are left out", n, n+maxLookedUp))
+		}
+		return names, err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -135,7 +140,7 @@ func (b *Broker) ensureChannel(t *topic, name string) (*channel, error) {
 	if err := b.loop.Notify(lookuploop.ChannelCreated(t.name, name)); err != nil {
 		return nil, err
 	}
-	c := newChannel(name, false)
+	c := newChannel(name, false, b.alarms)
 	t.channels[name] = c
 	t.resume() // the first channel gets what was published before it
 	return c, nil
@@ -302,7 +307,7 @@ func (b *Broker) restore(saved lookuploop.Metadata) {
 		t := newTopic(tm.Name, b.opts.MemQueueSize)
 		t.paused = tm.Paused
 		for _, cm := range tm.Channels {
-			t.channels[cm.Name] = newChannel(cm.Name, cm.Paused)
+			t.channels[cm.Name] = newChannel(cm.Name, cm.Paused, b.alarms)
 		}
 		b.topics[t.name] = t
 	}
