@@ -45,14 +45,10 @@
 // nsqlookupd that is configured no more is gone from the next scrape;
 // its counters start at 0 if it comes back.
 //
-// # Alerts
+// # Alerts and a dashboard
 //
-// Worth waking someone, for some minutes each:
-//
-//	sum(lookuploop_lookupd_state{state="connected"}) == 0       consumers can't find the broker
-//	lookuploop_lookupd_state{state="connected"} == 0            one nsqlookupd doesn't know the broker
-//	lookuploop_lookupd_missing_since_timestamp_seconds > 0      or doesn't know all of it
-//	lookuploop_lookupd_refused_names > 0
-//	lookuploop_name_addresses == 0                              a name leads nowhere
-//	lookuploop_metadata_dirty == 1                              a restart would lose topics
+// Beside this file, rules.yml has alerts for Prometheus: a broker that no
+// nsqlookupd knows, an nsqlookupd that isn't connected or has lacked something for
+// minutes, refused names, a name that leads nowhere, and an nsqd.dat that isn't
+// written. dashboard.json is a dashboard for Grafana; import it there.
 package lookupprom
