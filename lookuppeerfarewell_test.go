@@ -273,7 +273,7 @@ func TestEphemeralNamesDeletedWhileLookupdIsAwayAreUnregistered(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
-				const each, kept = 600, 200
+				const each, kept = 3 * registry.ChunkSize, 2 * registry.ChunkSize
 				s := newScene(t, 1)
 				s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"))
 				s.run()
@@ -281,7 +281,10 @@ func TestEphemeralNamesDeletedWhileLookupdIsAwayAreUnregistered(t *testing.T) {
 					channel := func(i int) string { return fmt.Sprintf("tail-%d-%d#ephemeral", round, i) }
 					topic := func(i int) string { return fmt.Sprintf("live-%d-%d#ephemeral", round, i) }
 					for i := range each {
-						s.notify(ChannelCreated("orders", channel(i)), TopicCreated(topic(i)), ChannelCreated(topic(i), "view#ephemeral"))
+						s.notify(ChannelCreated("orders", channel(i)), TopicCreated(topic(i)))
+						if i >= kept {
+							s.notify(ChannelCreated(topic(i), "view#ephemeral"))
+						}
 					}
 					s.registered()
 					back := away(s)
