@@ -17,10 +17,13 @@ import (
 
 // The suite plays a broker at a running nsqlookupd and looks at nothing but
 // that one's HTTP API, as nsqadmin and consumers do. It runs against
-// lookupdtest over real TCP, and against a real nsqlookupd where the
-// environment variable NSQLOOKUPD names the binary.
+// lookupdtest over real TCP, as it is and as nsqlookupd was before 1.2.0, and
+// against a real nsqlookupd where the environment variable NSQLOOKUPD names the
+// binary.
 
 func TestConformance(t *testing.T) { testConformance(t, startLookupdtest) }
+
+func TestConformanceKeepEphemeralTopics(t *testing.T) { testConformance(t, startOldLookupdtest) }
 
 func TestConformanceNSQLookupd(t *testing.T) {
 	binary := os.Getenv("NSQLOOKUPD")
@@ -107,7 +110,7 @@ func testDeletions(t *testing.T, l *lookupd) {
 	notify(t, loop, orders...)
 	notify(t, loop, lookuploop.TopicDeleted("empty"), lookuploop.ChannelDeleted("orders", "mail"), lookuploop.TopicDeleted("live#ephemeral"))
 	require.Equal(t, []string{"orders"}, l.announced(t))
-	require.Equal(t, []string{"empty", "orders"}, l.topics(t), "lookupd keeps names unless they are ephemeral")
+	l.requireTopics(t, []string{"empty", "orders"}, "live#ephemeral")
 	require.Equal(t, []string{"mail", "tail#ephemeral"}, l.channels(t, "orders"))
 
 	for range 100 {
@@ -256,7 +259,7 @@ func testEndOfRun(t *testing.T, l *lookupd) {
 // requireOnlyNamesLeft wants no producer, and no ephemeral name.
 func requireOnlyNamesLeft(t *testing.T, l *lookupd) {
 	t.Helper()
-	require.Equal(t, []string{"empty", "orders"}, l.topics(t))
+	l.requireTopics(t, []string{"empty", "orders"}, "live#ephemeral")
 	require.Equal(t, []string{"mail"}, l.channels(t, "orders"))
 	require.Empty(t, l.channels(t, "live#ephemeral"))
 	require.Empty(t, l.lookup(t, "orders").Producers)

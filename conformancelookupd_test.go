@@ -24,12 +24,22 @@ type lookupd struct {
 	tcp, http string
 	isProcess bool
 	restart   func(t *testing.T) // at the same addresses, with nothing in it
+
+	keepsEphemeralTopics bool // as nsqlookupd before 1.2.0
 }
 
-func startLookupdtest(t *testing.T) *lookupd {
-	s := lookupdtest.NewServer()
+func startLookupdtest(t *testing.T) *lookupd { return startServer(t, lookupdtest.NewServer()) }
+
+func startOldLookupdtest(t *testing.T) *lookupd {
+	s := lookupdtest.NewUnstartedServer()
+	s.KeepEphemeralTopics = true
+	s.Start()
+	return startServer(t, s)
+}
+
+func startServer(t *testing.T, s *lookupdtest.Server) *lookupd {
 	t.Cleanup(s.Close)
-	return &lookupd{tcp: s.TCPAddress, http: s.HTTPAddress, restart: func(*testing.T) {
+	return &lookupd{tcp: s.TCPAddress, http: s.HTTPAddress, keepsEphemeralTopics: s.KeepEphemeralTopics, restart: func(*testing.T) {
 		s.Stop()
 		s.Start()
 	}}
@@ -56,6 +66,8 @@ func startNSQLookupd(t *testing.T, binary string) *lookupd {
 		process.Wait()
 	}
 	begin(t)
+	version := l.version(t)
+	l.keepsEphemeralTopics = strings.HasPrefix(version, "1.0.") || strings.HasPrefix(version, "1.1.")
 	t.Cleanup(func() {
 		kill()
 		if t.Failed() {
@@ -102,6 +114,16 @@ func (l *lookupd) topics(t *testing.T) []string {
 	var answer struct{ Topics []string }
 	l.get(t, "/topics", &answer)
 	return sorted(answer.Topics)
+}
+
+// requireTopics wants these names and, of the ephemeral ones that were there, those
+// that an old lookupd keeps.
+func (l *lookupd) requireTopics(t *testing.T, want []string, ephemeral ...string) {
+	t.Helper()
+	if l.keepsEphemeralTopics {
+		want = append(want, ephemeral...)
+	}
+	require.ElementsMatch(t, want, l.topics(t), "names stay unless they are ephemeral")
 }
 
 func (l *lookupd) channels(t *testing.T, topic string) []string {

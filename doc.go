@@ -108,7 +108,8 @@
 //
 //   - It keeps the names of topics and channels that no broker has any more, in
 //     /topics, /channels and the channels of /lookup, until someone deletes them
-//     there. It drops ephemeral ones when they are unregistered.
+//     there. It drops ephemeral ones when they are unregistered; versions before
+//     1.2.0 keep ephemeral topics.
 //   - It lists a connection that broke silently until its TCP notices. Until then
 //     the broker is listed twice. After 300 s without a PING the old entry is hidden.
 //   - It tells producers apart by their remote address, so Dial must not fix the
