@@ -121,6 +121,10 @@
 //     while the broker has it stays unknown until the next connection, or the
 //     next resync if ResyncInterval is set.
 //
+// The tests that play a broker were run against nsqlookupd 1.0.0-compat, 1.1.0,
+// 1.2.0, 1.2.1, 1.3.0 and its master of January 2025. NSQLOOKUPD names the binary
+// for TestConformanceNSQLookupd.
+//
 // A change reaches nsqd.dat after about 100 ms, or after four times the duration
 // of a write if that is longer. A crash before that loses the change, unless
 // PersistMetadata has returned.

@@ -271,6 +271,20 @@ func TestPingIsSentEachHeartbeatInterval(t *testing.T) {
 	}
 }
 
+// As youzan's lookupd does, which closes after 15 s.
+func TestLookupdThatClosesIdleConnectionsNeedsAShortHeartbeat(t *testing.T) {
+	for interval, isKept := range map[time.Duration]bool{0: false, 5 * time.Second: true} {
+		inBubble(t, func(t *testing.T) {
+			s := newScene(t, 1, func(o *Options) { o.HeartbeatInterval = interval })
+			s.network.SetLatency(time.Millisecond)
+			s.lookupds[0].Do(lookupdtest.CloseIdle(15 * time.Second))
+			s.run()
+			time.Sleep(10 * time.Minute)
+			require.Equal(t, isKept, s.status(1).Connects == 1)
+		})
+	}
+}
+
 func TestOrderlyEndIsSeenAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newScene(t, 1)

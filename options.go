@@ -71,7 +71,8 @@ type Options struct {
 	DataPath string
 
 	// HeartbeatInterval is the time between two PINGs to an nsqlookupd, at most
-	// 100 s. nsqlookupd hides a producer after 300 s without one. Default: 15 s.
+	// 100 s. nsqlookupd hides a producer after 300 s without one. Set 5 s for an
+	// implementation that closes connections idle for 15 s. Default: 15 s.
 	HeartbeatInterval time.Duration
 
 	// DialTimeout bounds one call of Dial. Default: 1 s.
