@@ -317,6 +317,29 @@ func TestSlowLookupdPinsOnlyWhatItKnows(t *testing.T) {
 	require.Zero(t, r.size)
 }
 
+// TestNameIsDeletedOnItsWayToTheMainConnection, which it comes to from the probe:
+// lookupd may have it from there already.
+func TestNameIsDeletedOnItsWayToTheMainConnection(t *testing.T) {
+	r, now := New(), time.Time{}
+	c := r.NewCursor(time.Second)
+	r.apply(Change{TopicCreated, "bad", ""})
+	r.Attach(c, now)
+	chunk, _ := r.Read(c, ChunkSize, nil)
+	r.Release(c, nil, false)
+	r.Refused(c, chunk[0], true, refusalError("bad"), now)
+	r.Attach(c, now)
+	require.Empty(t, readLines(r, c, ChunkSize))
+
+	now = now.Add(time.Minute)
+	isNeeded, _ := r.NeedsProbe(c, now)
+	require.True(t, isNeeded)
+	require.Equal(t, "REGISTER bad\n", lines(r.Probe(c, now, ChunkSize, nil)))
+	r.ProbeAcknowledge(c, 1)
+	require.Equal(t, "REGISTER bad\n", readLines(r, c, ChunkSize))
+	r.apply(Change{TopicDeleted, "bad", ""})
+	require.Equal(t, "UNREGISTER bad\n", readLines(r, c, ChunkSize))
+}
+
 // TestDeletingAndCreatingDoesNotGrow: however often a name comes and goes, it
 // has one entry, and no other is left behind: neither when all lookupds follow
 // nor when one is stuck.
