@@ -340,6 +340,41 @@ func TestNameIsDeletedOnItsWayToTheMainConnection(t *testing.T) {
 	require.Equal(t, "UNREGISTER bad\n", readLines(r, c, ChunkSize))
 }
 
+// TestChannelsOfARefusedTopicAreAskedAboutOnce, however often the log was read
+// while it was refused.
+func TestChannelsOfARefusedTopicAreAskedAboutOnce(t *testing.T) {
+	r, now := New(), time.Time{}
+	c := r.NewCursor(time.Second)
+	for _, change := range []Change{{TopicCreated, "bad", ""}, {ChannelCreated, "bad", "x"}, {ChannelCreated, "bad", "y"}} {
+		r.apply(change)
+	}
+	r.Attach(c, now)
+	chunk, _ := r.Read(c, ChunkSize, nil)
+	r.Release(c, nil, false)
+	r.Refused(c, chunk[0], true, refusalError("bad"), now)
+	for range 10 {
+		r.Attach(c, now)
+		require.Empty(t, readLines(r, c, ChunkSize))
+		r.Release(c, nil, false)
+	}
+	r.Attach(c, now)
+	require.Empty(t, readLines(r, c, ChunkSize))
+
+	now = now.Add(time.Minute)
+	r.NeedsProbe(c, now)
+	var asked strings.Builder
+	for range 10 {
+		questions := r.Probe(c, now, 1, nil)
+		asked.WriteString(lines(questions))
+		r.ProbeAcknowledge(c, len(questions))
+		if chunk, _ = r.Read(c, ChunkSize, nil); len(chunk) > 0 {
+			r.Acknowledge(c, len(chunk), chunk[len(chunk)-1])
+		}
+	}
+	require.Equal(t, "REGISTER bad\nREGISTER bad x\nREGISTER bad y\n", asked.String())
+	require.True(t, r.ProbeDone(c))
+}
+
 // TestDeletingAndCreatingDoesNotGrow: however often a name comes and goes, it
 // has one entry, and no other is left behind: neither when all lookupds follow
 // nor when one is stuck.
