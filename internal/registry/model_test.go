@@ -134,6 +134,7 @@ func (p *modelPeer) read(t *rapid.T, room int) {
 			require.True(t, c.subject.ephemeral || c.seq > p.before, "UNREGISTER %s is from before", name)
 			continue
 		}
+		require.False(t, p.cursor.isCovered(c.subject), "%s announces a topic that is in doubt", name)
 		if a := p.cursor.aside[c.subject]; a != nil {
 			require.Equal(t, passed, a.state, "%s is in doubt, and on the main connection", name)
 			continue
