@@ -421,3 +421,19 @@ func TestStatusSaysWhyNamesStayInDoubt(t *testing.T) {
 		require.Equal(t, []string{"good"}, announced(s.lookupds[0]))
 	})
 }
+
+// It may be a newer version, after hours in which the pauses grew.
+func TestRefusedNamesAreTriedSoonAtALookupdThatIsBack(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		lift := s.lookupds[0].Do(lookupdtest.On("REGISTER bad-*", lookupdtest.BadTopic()))
+		require.NoError(t, s.loop.SetMetadata(withBad(5, 5)))
+		s.run()
+		time.Sleep(6 * time.Hour)
+		s.lookupds[0].Stop()
+		lift()
+		s.lookupds[0].Start()
+		time.Sleep(2 * defaultMaxBackoff)
+		require.Len(t, announced(s.lookupds[0]), 10)
+	})
+}
