@@ -118,9 +118,11 @@ func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
 		}
 		r.collect()
 	}
+	isDoubted := false
 	if severed && len(unanswered) > 0 {
 		open := span{c.acked, c.read}
-		if common := open.common(c.suspect); !common.isEmpty() {
+		common := open.common(c.suspect)
+		if isDoubted = !common.isEmpty(); isDoubted {
 			c.doubt = c.doubt.with(span{common.after, r.seq})
 			open = span{}
 		}
@@ -128,6 +130,9 @@ func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
 	}
 	for _, late := range c.lateSent {
 		late.aside.onMain = false
+		if isDoubted && c.aside[late.aside.entry] == late.aside { // that it passed the probe once means nothing any more
+			c.doubtName(late.aside.entry)
+		}
 	}
 	for _, topic := range c.uncovered {
 		topic.onMain = false

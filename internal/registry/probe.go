@@ -177,14 +177,9 @@ func (r *Registry) nextDoubt(c *Cursor) *aside {
 		for len(c.queue) > 0 {
 			a := c.queue[0]
 			c.queue = c.queue[1:]
-			if a.state != waiting || c.aside[a.entry] != a {
-				continue
+			if c.isInDoubt(a) {
+				return a
 			}
-			if a.parent != nil && c.isCovered(a.entry) && c.aside[a.parent].state != probing {
-				c.coverAside(a)
-				continue
-			}
-			return a
 		}
 		switch {
 		case len(c.uncovered) > 0:
@@ -208,7 +203,7 @@ func (r *Registry) nextDoubt(c *Cursor) *aside {
 			}
 			a := c.struck[0]
 			c.struck = c.struck[1:]
-			if a.state == waiting && c.aside[a.entry] == a {
+			if c.isInDoubt(a) {
 				c.within = 1
 				return a
 			}
@@ -229,6 +224,19 @@ func (r *Registry) nextDoubt(c *Cursor) *aside {
 			return nil
 		}
 	}
+}
+
+// isInDoubt tells whether a, which was to be asked about, still is. A channel
+// is so no more if its topic is not for the main connection: it goes with that.
+func (c *Cursor) isInDoubt(a *aside) bool {
+	if a.state != waiting || c.aside[a.entry] != a {
+		return false
+	}
+	if c.isCovered(a.entry) && c.aside[a.parent].state != probing {
+		c.coverAside(a)
+		return false
+	}
+	return true
 }
 
 // ProbeAcknowledge notes the good answers to the next n commands of the probe.
