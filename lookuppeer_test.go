@@ -193,6 +193,7 @@ func TestPausesAfterConnectionsThatBreak(t *testing.T) {
 					time.Sleep(tt.holds + time.Nanosecond)
 					inSync += tt.holds
 					lookupd.CloseConnections()
+					synctest.Wait() // or it counts as registered until the peer has heard of it
 				}
 				pauses := watch.gaps(lookupd.TCPAddress)
 				for i := range pauses {
