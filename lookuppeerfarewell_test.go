@@ -339,6 +339,37 @@ func TestEphemeralNamesDeletedWhileLookupdIsAwayAreUnregisteredInTheEnd(t *testi
 	})
 }
 
+// Lookupd took the channel once and refuses all that concerns it now, its deletion
+// too. It must not hear of that on the main connection, and once on another.
+func TestDeletionThatLookupdRefusesCostsNoMainConnection(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const channel = "live#ephemeral"
+		var watch dialWatch
+		s := newScene(t, 1, watch.watch)
+		s.run()
+		s.notify(TopicCreated("orders"), ChannelCreated("orders", channel))
+		s.registered()
+		s.lookupds[0].Do(lookupdtest.On("* orders live*", lookupdtest.BadChannel()))
+		s.lookupds[0].CloseConnections()
+		time.Sleep(time.Second)
+		connects := s.status(1).Connects
+		require.EqualValues(t, 3, connects, "the first, the second, which the refusal ended, and this one")
+
+		dials := len(watch.times(s.lookupds[0].TCPAddress))
+		s.notify(ChannelDeleted("orders", channel))
+		time.Sleep(time.Hour)
+		require.Len(t, watch.times(s.lookupds[0].TCPAddress), dials+1)
+		for range 100 {
+			s.notify(ChannelCreated("orders", channel))
+			time.Sleep(time.Second)
+			s.notify(ChannelDeleted("orders", channel))
+			time.Sleep(time.Second)
+			require.Equal(t, []string{"orders"}, announced(s.lookupds[0]))
+		}
+		require.Equal(t, connects, s.status(1).Connects)
+	})
+}
+
 // tls.Conn.Close would try for 5 s to say goodbye to a lookupd that is gone.
 func TestConnectionWithTLSIsClosedAtOnce(t *testing.T) {
 	certificates := httptest.NewUnstartedServer(nil)

@@ -81,7 +81,7 @@ func (pr *probe) once() (gotOn bool, err error) {
 	c.Close()
 	<-c.Done()
 
-	refused, isRefusal := errors.AsType[*refusedError](fromNetwork(err))
+	refused, isRefusal := errors.AsType[*refusedError](fromNetwork(c.Err()))
 	if isRefusal { // whatever the code: nothing else was asked that lookupd could mean
 		p.reg.ProbeRefused(p.cursor, refused.cmd, refused.Code == codeBadTopic, refused.ResponseError, time.Now())
 	}

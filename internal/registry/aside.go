@@ -8,6 +8,7 @@ type aside struct {
 	*entry
 	state   asideState
 	index   int      // in its heap
+	told    uint64   // lookupd may have taken what was born up to here: it, and channels of it
 	strikes int      // how often lookupd closed without a word at it alone
 	onMain  bool     // REGISTER was sent on the main connection …
 	acked   bool     // … and acknowledged; channels that it covered are still to be asked about
@@ -91,14 +92,15 @@ func (c *Cursor) leave(a *aside) {
 	}
 }
 
-// setAside returns the aside of e, a new one if need be.
-func (c *Cursor) setAside(e *entry) *aside {
+// setAside returns the aside of e; a new one, if need be, says that lookupd may
+// have taken what was born up to told.
+func (c *Cursor) setAside(e *entry, told uint64) *aside {
 	a := c.aside[e]
 	if a == nil {
 		if c.aside == nil {
 			c.aside = make(map[*entry]*aside)
 		}
-		a = &aside{entry: e}
+		a = &aside{entry: e, told: told}
 		c.aside[e] = a
 		e.isAside = true
 	}
@@ -107,8 +109,8 @@ func (c *Cursor) setAside(e *entry) *aside {
 
 // doubtName lets the probe ask for e.
 func (c *Cursor) doubtName(e *entry) {
-	a := c.setAside(e)
-	*a = aside{entry: e, state: waiting, index: a.index}
+	a := c.setAside(e, c.told)
+	*a = aside{entry: e, state: waiting, told: a.told, index: a.index}
 	c.stand(a, nil)
 	c.queue = append(c.queue, a)
 }

@@ -57,14 +57,18 @@ func (r *Registry) readAside(c *Cursor, limit int, out []Command) []Command {
 func (c *Cursor) hasSaid(e *entry) bool { return !e.deleted && e.seq <= c.read && c.isMain(e) }
 
 // readGhosts reads deletions of ephemeral names that were missed, as far as they
-// were not made again: limit of them at most.
+// were not made again: limit of them at most. Those that lookupd may refuse are
+// for the probe.
 func (r *Registry) readGhosts(c *Cursor, limit int, out []Command) []Command {
 	n := min(limit, len(c.ghosts))
 	for _, g := range c.ghosts[:n] {
-		if !r.isLive(g.entry) {
-			cmd := newCommand(true, g.entry)
-			cmd.tries = g.tries
-			out = append(out, c.say(cmd))
+		switch live := r.liveOf(g.entry); {
+		case live != nil:
+			c.mayHave(live)
+		case c.isMain(g.entry):
+			out = append(out, c.say(g.command()))
+		default:
+			c.doubtfulGhosts = append(c.doubtfulGhosts, g)
 		}
 	}
 	c.ghosts = c.ghosts[n:]

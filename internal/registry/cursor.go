@@ -36,11 +36,12 @@ type Cursor struct {
 
 	// What follows survives the connection.
 
-	missing time.Time // since when lookupd doesn't know everything; zero: it does
-	told    uint64    // the most that was ever read
-	ghosts  []ghost
-	suspect span // what was unanswered when a connection broke without a word
-	doubt   span // what is in doubt, and not set aside yet
+	missing    time.Time // since when lookupd doesn't know everything; zero: it does
+	told       uint64    // lookupd may have taken what was born up to here
+	toldBefore uint64    // the same before the last connection
+	ghosts     []ghost
+	suspect    span // what was unanswered when a connection broke without a word
+	doubt      span // what is in doubt, and not set aside yet
 
 	aside      map[*entry]*aside
 	refused    standings
@@ -100,7 +101,7 @@ func (r *Registry) Attach(c *Cursor, now time.Time) {
 }
 
 // Release takes the cursor out of the log when the connection ended. unanswered
-// are the commands without an answer, in their order; severed tells that the
+// are the commands without a good answer, in their order; severed tells that the
 // connection broke without a word about the reason.
 //
 // Mostly that is the network's fault. If two connections in a row break amid the
@@ -111,11 +112,7 @@ func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
 	defer r.mu.Unlock()
 	if c.connected {
 		r.detach(c)
-		for _, cmd := range unanswered {
-			if cmd.unregister {
-				c.addGhost(cmd.subject, cmd.tries+1)
-			}
-		}
+		r.keepGhosts(c, unanswered)
 		r.collect()
 	}
 	isDoubted := false
@@ -142,7 +139,7 @@ func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
 }
 
 func (r *Registry) detach(c *Cursor) {
-	c.told = max(c.told, c.read, c.known)
+	c.toldBefore, c.told = c.told, max(c.told, c.read, c.known)
 	c.connected = false
 	c.marker.unlink()
 	r.connected = slices.DeleteFunc(r.connected, func(other *Cursor) bool { return other == c })
@@ -161,7 +158,7 @@ func (r *Registry) detach(c *Cursor) {
 			continue
 		}
 		if e.birth <= c.told {
-			c.addGhost(e, 0)
+			c.haunt(e, 0)
 		}
 		if !r.isNeeded(e, e.seq) {
 			r.tombstones.remove(e)

@@ -35,7 +35,9 @@
 //     of what is acknowledged, and it is said only as long as it is so.
 //
 //   - An ephemeral name that was deleted while a lookupd was away is unregistered
-//     when it is back, because it would keep the name for ever otherwise.
+//     when it is back, because it would keep the name for ever otherwise. A name
+//     that it may refuse by now is unregistered on the probe, where a refusal
+//     costs nothing.
 //
 //   - No hold of the lock grows with the registry. A snapshot walks over the log in
 //     pieces, and what it has not reached is kept as it was before it changes. A

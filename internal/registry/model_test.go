@@ -17,7 +17,7 @@ type registryWorld struct {
 	peers []*modelPeer
 	now   time.Time
 
-	settling bool // every refusal that can get lost does
+	losesRefusals bool // those that can get lost
 }
 
 // modelPeer is a lookupd with its main connection and its probe.
@@ -48,9 +48,9 @@ func newModelConn() modelConn {
 
 func (c *modelConn) inFlight() []Command { return slices.Concat(c.answers, c.arriving) }
 
-func newRegistryWorld(t *rapid.T) *registryWorld {
+func newRegistryWorld(lookupds int) *registryWorld {
 	w := &registryWorld{reg: New(), truth: make(map[string]bool)}
-	for range rapid.IntRange(1, 3).Draw(t, "lookupds") {
+	for range lookupds {
 		w.peers = append(w.peers, &modelPeer{registryWorld: w, cursor: w.reg.NewCursor(time.Second), keys: make(map[string]bool), disliked: make(map[string]bool)})
 	}
 	return w
@@ -117,13 +117,13 @@ func (p *modelPeer) connect() {
 }
 
 // read takes a chunk, and checks that it was true and no longer than allowed.
-func (p *modelPeer) read(t *rapid.T, room int) {
+func (p *modelPeer) read(t require.TestingT, room int) {
 	if !p.main.isUp {
 		return
 	}
 	end, missed := p.cursor.read, p.cursor.missed()
 	chunk, progress := p.reg.Read(p.cursor, room, nil)
-	require.LessOrEqual(t, len(chunk), room+1)
+	require.True(t, len(chunk) <= room+1)
 	require.Equal(t, progress, p.cursor.read != end || p.cursor.missed() < missed)
 	require.True(t, progress || len(chunk) == 0)
 	said := make(map[string]bool)
@@ -132,6 +132,7 @@ func (p *modelPeer) read(t *rapid.T, room int) {
 		name := commandName(c)
 		if c.unregister {
 			require.True(t, c.subject.ephemeral || c.seq > p.before, "UNREGISTER %s is from before", name)
+			require.Nil(t, p.cursor.aside[c.subject], "UNREGISTER %s may be refused", name)
 			continue
 		}
 		require.False(t, p.cursor.isCovered(c.subject), "%s announces a topic that is in doubt", name)
@@ -146,14 +147,14 @@ func (p *modelPeer) read(t *rapid.T, room int) {
 }
 
 // checkTruth checks that a command says what is so.
-func (p *modelPeer) checkTruth(t *rapid.T, c Command) {
+func (p *modelPeer) checkTruth(t require.TestingT, c Command) {
 	name := commandName(c)
 	require.Equal(t, !c.unregister, p.truth[name], "%s %s was not true when it was read", c.Verb(), name)
 	require.True(t, c.unregister || p.truth[c.Topic()], "%s %s", c.Verb(), name)
 }
 
 // ask lets the probe connect if there is something to ask, and ask.
-func (p *modelPeer) ask(t *rapid.T, room int) {
+func (p *modelPeer) ask(t require.TestingT, room int) {
 	if !p.probe.isUp {
 		if needed, _ := p.reg.NeedsProbe(p.cursor, p.now); !needed || !p.main.isUp {
 			return
@@ -163,11 +164,12 @@ func (p *modelPeer) ask(t *rapid.T, room int) {
 	if p.reg.ProbeDone(p.cursor) {
 		p.probe.arriving = append(p.probe.arriving, p.reg.ProbeFarewell(p.cursor, nil)...)
 		p.serveProbe(t, len(p.probe.arriving))
-		p.loseProbe(t, false)
+		p.answerProbe(len(p.probe.answers))
+		p.loseProbe(false)
 		return
 	}
 	chunk := p.reg.Probe(p.cursor, p.now, room, nil)
-	require.LessOrEqual(t, len(chunk), room)
+	require.True(t, len(chunk) <= room)
 	for _, c := range chunk {
 		p.checkTruth(t, c)
 	}
@@ -175,7 +177,7 @@ func (p *modelPeer) ask(t *rapid.T, room int) {
 }
 
 // serve lets lookupd process n commands of the main connection.
-func (p *modelPeer) serve(t *rapid.T, n int) {
+func (p *modelPeer) serve(t require.TestingT, n int) {
 	for range min(n, len(p.main.arriving)) {
 		switch c := p.main.arriving[0]; p.process(t, &p.main, c) {
 		case closed:
@@ -191,16 +193,16 @@ func (p *modelPeer) serve(t *rapid.T, n int) {
 }
 
 // serveProbe is serve for the probe.
-func (p *modelPeer) serveProbe(t *rapid.T, n int) {
+func (p *modelPeer) serveProbe(t require.TestingT, n int) {
 	for range min(n, len(p.probe.arriving)) {
 		switch c := p.probe.arriving[0]; p.process(t, &p.probe, c) {
 		case closed:
-			p.loseProbe(t, true)
+			p.loseProbe(true)
 			return
 		case answered:
 			p.answerProbe(len(p.probe.answers))
 			p.reg.ProbeRefused(p.cursor, c, p.refusesTopic(c), refusalError(p.refusedName(c)), p.now)
-			p.loseProbe(t, false)
+			p.loseProbe(false)
 			return
 		}
 	}
@@ -216,13 +218,13 @@ const (
 
 // process lets lookupd take the next command of a connection. It closes at a
 // refusal, which gets through or is lost, along with the answers before it.
-func (p *modelPeer) process(t *rapid.T, conn *modelConn, c Command) outcome {
+func (p *modelPeer) process(t require.TestingT, conn *modelConn, c Command) outcome {
 	name := commandName(c)
 	if !c.unregister {
 		switch isLast := len(conn.arriving) == 1; {
 		case p.closes[name] || p.closes[c.Topic()]:
 			return closed
-		case (p.refuses[name] || p.refuses[c.Topic()]) && !isLast && (p.settling || rapid.Bool().Draw(t, "refusal is lost")):
+		case (p.refuses[name] || p.refuses[c.Topic()]) && !isLast && p.losesRefusals:
 			return closed
 		case p.refuses[name] || p.refuses[c.Topic()]:
 			return answered
@@ -283,15 +285,15 @@ func (p *modelPeer) lose(severed bool) {
 	if p.main.isUp {
 		unanswered := p.main.inFlight()
 		p.main = modelConn{}
-		p.loseProbe(nil, false)
+		p.loseProbe(false)
 		p.reg.Release(p.cursor, unanswered, severed)
 	}
 }
 
-func (p *modelPeer) loseProbe(t *rapid.T, severed bool) {
+func (p *modelPeer) loseProbe(severed bool) {
 	if p.probe.isUp {
 		p.probe = modelConn{}
-		if culprit, _ := p.reg.ProbeLost(p.cursor, severed, t == nil); culprit != nil {
+		if culprit, _ := p.reg.ProbeLost(p.cursor, severed, !p.main.isUp); culprit != nil {
 			p.reg.ProbeRefused(p.cursor, *culprit, false, refusalError(commandName(*culprit)), p.now)
 		}
 	}
@@ -332,12 +334,10 @@ type refusalError string
 
 func (e refusalError) Error() string { return string(e) }
 
-// refusedNames are the names that the lookupd refuses.
-func (p *modelPeer) refusedNames() []string {
-	reasons := p.reg.View(p.cursor).Refusals
-	var names []string
-	for _, err := range reasons {
-		names = append(names, err.Error())
+// refusedNames are the names that are set aside because the lookupd refuses them.
+func (p *modelPeer) refusedNames() (names []string) {
+	for _, s := range p.cursor.refused {
+		names = append(names, entryName(s.aside.entry))
 	}
 	return names
 }

@@ -1,6 +1,9 @@
 package registry
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	// MaxRetryDelay bounds the pause, doubling from the first, before refused
@@ -43,7 +46,9 @@ type probe struct {
 	firstDelay time.Duration
 	soonAt     time.Time // when that was due to a new connection
 
-	ephemerals []*entry // that were registered on the probe
+	ephemerals     []*entry // that were registered on this probe
+	doubtfulGhosts []ghost  // to be unregistered on a probe, as lookupd may refuse them
+	farewell       []ghost  // unregistered on this probe, and not answered
 }
 
 // Refused notes that lookupd refused cmd on the main connection: it is the
@@ -52,7 +57,10 @@ type probe struct {
 func (r *Registry) Refused(c *Cursor, cmd Command, wholeTopic bool, reason error, now time.Time) {
 	r.lock()
 	defer r.mu.Unlock()
-	c.refuse(cmd, wholeTopic, reason, now)
+	c.refuse(cmd, wholeTopic, reason, now, max(c.toldBefore, c.acked))
+	if cmd.unregister { // lookupd would refuse it the next time too
+		c.ghosts = slices.DeleteFunc(c.ghosts, func(g ghost) bool { return g.entry == cmd.subject })
+	}
 	c.doubt = c.doubt.with(span{c.acked, r.seq})
 	c.suspect = span{}
 	r.signal()
@@ -62,21 +70,29 @@ func (r *Registry) Refused(c *Cursor, cmd Command, wholeTopic bool, reason error
 func (r *Registry) ProbeRefused(c *Cursor, cmd Command, wholeTopic bool, reason error, now time.Time) {
 	r.lock()
 	defer r.mu.Unlock()
-	// A topic that the main connection has is only refused together with this channel.
-	topic := c.aside[cmd.topic()]
-	c.refuse(cmd, wholeTopic && topic != nil && !topic.onMain, reason, now)
+	if cmd.unregister { // lookupd would refuse it the next time too
+		c.farewell = c.farewell[min(1, len(c.farewell)):]
+		return
+	}
+	for _, a := range c.asked { // from cmd on, lookupd took nothing
+		if a.ephemeral {
+			c.ephemerals = c.ephemerals[:len(c.ephemerals)-1]
+		}
+	}
+	topic := c.aside[cmd.topic()] // if the main connection has it, it is only refused together with this channel
+	c.refuse(cmd, wholeTopic && topic != nil && !topic.onMain, reason, now, c.told)
 	c.within, c.group = 0, firstGroup
 	r.signal()
 }
 
 // refuse sets a name of cmd aside: the topic, or the channel if there is one and
 // wholeTopic is false.
-func (c *Cursor) refuse(cmd Command, wholeTopic bool, reason error, now time.Time) {
+func (c *Cursor) refuse(cmd Command, wholeTopic bool, reason error, now time.Time, told uint64) {
 	e, seq := cmd.subject, cmd.seq
 	if wholeTopic {
 		e, seq = cmd.topic(), cmd.topicSeq
 	}
-	a := c.setAside(e)
+	a := c.setAside(e, told)
 	if e.deleted || e.seq != seq { // it changed since; what it is now is in doubt
 		return
 	}
@@ -108,7 +124,7 @@ func (r *Registry) NeedsProbe(c *Cursor, now time.Time) (bool, time.Time) {
 		return false, time.Time{}
 	}
 	c.beginRetry(now)
-	if c.isAsking() {
+	if c.isAsking() || len(c.doubtfulGhosts) > 0 {
 		return true, time.Time{}
 	}
 	if len(c.refused) == 0 {
@@ -244,7 +260,8 @@ func (c *Cursor) isInDoubt(a *aside) bool {
 func (r *Registry) ProbeAcknowledge(c *Cursor, n int) {
 	r.lock()
 	defer r.mu.Unlock()
-	n = min(n, len(c.asked)) // what follows is the farewell
+	c.farewell = c.farewell[min(max(n-len(c.asked), 0), len(c.farewell)):]
+	n = min(n, len(c.asked))
 	for _, a := range c.asked[:n] {
 		if c.aside[a.entry] != a || a.state != probing {
 			continue // it was deleted meanwhile
@@ -292,12 +309,8 @@ func (r *Registry) ProbeLost(c *Cursor, severed, isCut bool) (culprit *Command, 
 			back = append(back, a)
 		}
 	}
-	for _, e := range c.ephemerals {
-		if e.deleted { // and lookupd wasn't told on this connection
-			c.addGhost(e, 0)
-		}
-	}
-	c.asked, c.ephemerals = nil, nil
+	r.endFarewell(c, isCut)
+	c.asked = nil
 	if severed && len(back) == 1 {
 		a := back[0]
 		c.within, c.group = 0, 1
@@ -327,19 +340,4 @@ func (r *Registry) ProbeDone(c *Cursor) bool {
 	r.lock()
 	defer r.mu.Unlock()
 	return !c.connected || !c.isAsking() && len(c.unresolved) == 0
-}
-
-// ProbeFarewell appends UNREGISTER for each ephemeral name that was registered
-// on the probe to out. If the main connection has it, it stays.
-func (r *Registry) ProbeFarewell(c *Cursor, out []Command) []Command {
-	r.lock()
-	defer r.mu.Unlock()
-	for _, wantChannel := range []bool{true, false} {
-		for _, e := range c.ephemerals {
-			if (e.parent != nil) == wantChannel {
-				out = append(out, newCommand(true, e))
-			}
-		}
-	}
-	return out
 }

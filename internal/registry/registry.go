@@ -111,13 +111,13 @@ func (r *Registry) live(k key) *entry {
 	return nil
 }
 
-// isLive tells whether there is something of e's name, which may have left the
+// liveOf returns what there is of e's name, or nil. e itself may have left the
 // registry.
-func (r *Registry) isLive(e *entry) bool {
+func (r *Registry) liveOf(e *entry) *entry {
 	if e.parent == nil {
-		return r.topic(e.name) != nil
+		return r.topic(e.name)
 	}
-	return r.channel(e.parent.name, e.name) != nil
+	return r.channel(e.parent.name, e.name)
 }
 
 // create makes the topic or channel exist. A channel's topic must.

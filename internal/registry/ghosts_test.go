@@ -1,0 +1,190 @@
+package registry
+
+import (
+	"maps"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const live = "live" + EphemeralSuffix
+
+// newWorldWithLive is a registry with one ephemeral topic, that its lookupd has
+// taken or refused.
+func newWorldWithLive(t *testing.T, isRefused bool) (*registryWorld, *modelPeer) {
+	w := newRegistryWorld(1)
+	p := w.peers[0]
+	w.change(Change{TopicCreated, live, ""})
+	if isRefused {
+		p.refuseLive()
+	}
+	p.converge(t)
+	return w, p
+}
+
+func (p *modelPeer) refuseLive() {
+	p.refuses = map[string]bool{live: true}
+	p.disliked[live] = true
+}
+
+// requireForgottenOnTheProbe plays on until lookupd doesn't name the topic any more,
+// for which the main connection must stay.
+func (p *modelPeer) requireForgottenOnTheProbe(t *testing.T) {
+	before := p.cursor.pass
+	p.converge(t)
+	require.Equal(t, before, p.cursor.pass, "the main connection came to an end")
+	require.Empty(t, p.keys)
+}
+
+func TestEphemeralNameThatWasTakenAndThenRefusedIsUnregisteredOnTheProbe(t *testing.T) {
+	w, p := newWorldWithLive(t, false)
+	p.lose(false)
+	p.refuseLive()
+	p.converge(t)
+	require.Equal(t, []string{live}, p.refusedNames())
+	require.Contains(t, p.keys, live)
+
+	w.change(Change{TopicDeleted, live, ""})
+	p.requireForgottenOnTheProbe(t)
+}
+
+// TestEphemeralNameIsRefusedAfterItWasMadeAgain while lookupd was away: it has it
+// from before.
+func TestEphemeralNameIsRefusedAfterItWasMadeAgain(t *testing.T) {
+	w, p := newWorldWithLive(t, false)
+	p.lose(false)
+	w.change(Change{TopicDeleted, live, ""})
+	w.change(Change{TopicCreated, live, ""})
+	p.refuseLive()
+	p.converge(t)
+	w.change(Change{TopicDeleted, live, ""})
+	p.requireForgottenOnTheProbe(t)
+}
+
+// TestEphemeralNameIsDeletedWhileTheProbeAsks is about a lookupd that accepts the
+// name, or refuses it still.
+func TestEphemeralNameIsDeletedWhileTheProbeAsks(t *testing.T) {
+	for name, refuses := range map[string]map[string]bool{"accepted": nil, "refused": {live: true}} {
+		t.Run(name, func(t *testing.T) {
+			w, p := newWorldWithLive(t, true)
+			p.refuses = refuses
+			w.now = w.now.Add(MaxRetryDelay)
+			p.ask(t, 1)
+			require.Equal(t, "REGISTER "+live+"\n", lines(p.probe.arriving))
+			w.change(Change{TopicDeleted, live, ""})
+			p.requireForgottenOnTheProbe(t)
+		})
+	}
+}
+
+func TestProbeThatEndsBeforeItsFarewellLeavesItToTheNext(t *testing.T) {
+	w, p := newWorldWithLive(t, true)
+	p.refuses = nil
+	w.now = w.now.Add(MaxRetryDelay)
+	p.ask(t, 1)
+	p.serveProbe(t, 1)
+	require.Contains(t, p.keys, live)
+	p.refuseLive()
+	p.loseProbe(false)
+	w.change(Change{TopicDeleted, live, ""})
+	p.requireForgottenOnTheProbe(t)
+}
+
+// TestNothingIsToldOfANameThatWasNeverTaken on either connection.
+func TestNothingIsToldOfANameThatWasNeverTaken(t *testing.T) {
+	for name, wait := range map[string]time.Duration{"main connection": 0, "probe": MaxRetryDelay} {
+		t.Run(name, func(t *testing.T) {
+			w, p := newWorldWithLive(t, true)
+			w.now = w.now.Add(wait)
+			p.converge(t)
+			w.change(Change{TopicDeleted, live, ""})
+			requireNoProbe(t, p)
+			require.Empty(t, p.cursor.ghosts)
+		})
+	}
+}
+
+// TestEphemeralChannelThatWasTakenIsForgottenWithItsTopic is about lookupds that
+// begin to refuse a channel that they know, or its topic, or one after the other.
+func TestEphemeralChannelThatWasTakenIsForgottenWithItsTopic(t *testing.T) {
+	const topic, channel = "orders", "orders " + live
+	for name, refusals := range map[string][]map[string]bool{
+		"channel":              {{channel: true}},
+		"topic":                {{topic: true}},
+		"channel, then topic":  {{channel: true}, {topic: true}},
+		"topic, then channel":  {{topic: true}, {channel: true}},
+		"both, then neither":   {{topic: true, channel: true}, {}},
+		"both, then its topic": {{topic: true, channel: true}, {topic: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newRegistryWorld(1)
+			p := w.peers[0]
+			w.change(Change{TopicCreated, topic, ""})
+			w.change(Change{ChannelCreated, topic, live})
+			p.converge(t)
+			for _, p.refuses = range refusals {
+				maps.Copy(p.disliked, p.refuses)
+				p.lose(false)
+				w.now = w.now.Add(MaxRetryDelay)
+				p.converge(t)
+			}
+			require.Contains(t, p.keys, channel)
+			w.change(Change{TopicDeleted, topic, ""})
+			p.requireForgottenOnTheProbe(t)
+		})
+	}
+}
+
+// TestRefusedDeletionIsNotRepeated on either connection.
+func TestRefusedDeletionIsNotRepeated(t *testing.T) {
+	t.Run("main connection", func(t *testing.T) {
+		w, p := newWorldWithLive(t, false)
+		p.lose(false)
+		w.change(Change{TopicDeleted, live, ""})
+		p.connect()
+		require.Empty(t, readLines(w.reg, p.cursor, ChunkSize), "it is behind what there is")
+		chunk, _ := w.reg.Read(p.cursor, ChunkSize, nil)
+		require.Equal(t, "UNREGISTER "+live+"\n", lines(chunk))
+		w.reg.Release(p.cursor, chunk, false)
+		w.reg.Refused(p.cursor, chunk[0], true, refusalError(live), w.now)
+		w.reg.Attach(p.cursor, w.now)
+		for range 2 {
+			require.Empty(t, readLines(w.reg, p.cursor, ChunkSize))
+		}
+		requireNoProbe(t, p)
+	})
+	t.Run("probe", func(t *testing.T) {
+		w, p := newWorldWithLive(t, false)
+		p.lose(false)
+		p.refuseLive()
+		p.converge(t)
+		w.change(Change{TopicDeleted, live, ""})
+		farewell := w.reg.ProbeFarewell(p.cursor, nil)
+		require.Equal(t, "UNREGISTER "+live+"\n", lines(farewell))
+		w.reg.ProbeRefused(p.cursor, farewell[0], true, refusalError(live), w.now)
+		w.reg.ProbeLost(p.cursor, false, false)
+		requireNoProbe(t, p)
+	})
+}
+
+func requireNoProbe(t *testing.T, p *modelPeer) {
+	isNeeded, at := p.reg.NeedsProbe(p.cursor, p.now)
+	require.False(t, isNeeded)
+	require.Zero(t, at)
+}
+
+func TestDeletionIsToldUntilProbesEndAtIt(t *testing.T) {
+	w, p := newWorldWithLive(t, false)
+	p.lose(false)
+	p.refuseLive()
+	p.converge(t)
+	w.change(Change{TopicDeleted, live, ""})
+	for range maxTries {
+		isNeeded, _ := w.reg.NeedsProbe(p.cursor, w.now)
+		require.True(t, isNeeded)
+		require.Equal(t, "UNREGISTER "+live+"\n", lines(w.reg.ProbeFarewell(p.cursor, nil)))
+		w.reg.ProbeLost(p.cursor, true, false)
+	}
+	requireNoProbe(t, p)
+}
