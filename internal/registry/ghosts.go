@@ -44,11 +44,16 @@ func (g ghost) command() Command {
 }
 
 // keepGhosts is for a main connection that ended: the deletions among what was
-// unanswered are to be told again.
+// unanswered are to be told again. If the first is one, any may have ended it;
+// otherwise lookupd may never have come to them.
 func (r *Registry) keepGhosts(c *Cursor, unanswered []Command) {
 	for _, cmd := range unanswered {
+		tries := cmd.tries
+		if unanswered[0].unregister {
+			tries++
+		}
 		if cmd.unregister {
-			r.addGhost(c, cmd.subject, cmd.tries+1)
+			r.addGhost(c, cmd.subject, tries)
 		}
 	}
 }

@@ -174,6 +174,33 @@ func requireNoProbe(t *testing.T, p *modelPeer) {
 	require.Zero(t, at)
 }
 
+// TestDeletionIsToldUntilConnectionsEndAtIt: what ends before lookupd may have
+// come to the deletion says nothing about it.
+func TestDeletionIsToldUntilConnectionsEndAtIt(t *testing.T) {
+	w, p := newWorldWithLive(t, false)
+	p.lose(false)
+	w.change(Change{TopicDeleted, live, ""})
+	w.change(Change{TopicCreated, "orders", ""})
+	chunkOf := func() []Command {
+		w.reg.Attach(p.cursor, time.Time{})
+		chunk, _ := w.reg.Read(p.cursor, ChunkSize, nil)
+		more, _ := w.reg.Read(p.cursor, ChunkSize, nil)
+		return append(chunk, more...)
+	}
+	for range 10 {
+		unanswered := chunkOf()
+		require.Equal(t, "REGISTER orders\nUNREGISTER "+live+"\n", lines(unanswered))
+		w.reg.Release(p.cursor, unanswered, false)
+	}
+	for range maxTries {
+		unanswered := chunkOf()
+		require.Equal(t, "REGISTER orders\nUNREGISTER "+live+"\n", lines(unanswered))
+		w.reg.Acknowledge(p.cursor, 1, unanswered[0])
+		w.reg.Release(p.cursor, unanswered[1:], false)
+	}
+	require.Equal(t, "REGISTER orders\n", lines(chunkOf()))
+}
+
 func TestDeletionIsToldUntilProbesEndAtIt(t *testing.T) {
 	w, p := newWorldWithLive(t, false)
 	p.lose(false)
