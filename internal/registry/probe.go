@@ -227,11 +227,11 @@ func (r *Registry) nextDoubt(c *Cursor) *aside {
 			a := c.idle[0]
 			c.idle = c.idle[1:]
 			if a.state == refused && c.aside[a.entry] == a {
-				c.retryAll--
 				if c.isCovered(a.entry) {
-					c.idle = append(c.idle, a)
+					c.coverAside(a)
 					continue
 				}
+				c.retryAll--
 				a.state = waiting
 				return a
 			}
