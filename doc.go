@@ -35,7 +35,8 @@
 //   - [Loop.Status] describes the broker, each nsqlookupd and nsqd.dat.
 //   - [Loop.Metadata] and [Loop.TopicMetadata] return what the broker has.
 //   - [Loop.Verify] compares it with what the nsqlookupds list. They can differ, as
-//     administrators delete and tombstone topics.
+//     administrators delete and tombstone topics. With a VerifyInterval the Loop
+//     does so regularly.
 //
 // To work with the nsqlookupds:
 //
@@ -61,7 +62,8 @@
 //   - Where nsqd.dat is: DataPath.
 //   - When to connect, and when to give up: DialTimeout, ResponseTimeout,
 //     MinBackoff, MaxBackoff, HeartbeatInterval.
-//   - When to announce everything again: ResyncInterval.
+//   - When to announce everything again: ResyncInterval. When to verify:
+//     VerifyInterval.
 //   - How to connect, for example with TLS: Dial. For HTTP: HTTPClient.
 //   - How long an answer may be: MaxResponseSize.
 //   - What to report: Logger, OnStateChange.
@@ -118,8 +120,9 @@
 //     only one, they wait, and Status says why.
 //   - A topic that an administrator tombstoned stays hidden for 45 s, unless
 //     the broker deletes and creates it. A topic that was deleted at nsqlookupd
-//     while the broker has it stays unknown until the next connection, or the
-//     next resync if ResyncInterval is set.
+//     while the broker has it stays unknown until the next connection, the next
+//     resync if ResyncInterval is set, or the verification that finds it if
+//     VerifyInterval is set.
 //
 // The tests that play a broker were run against nsqlookupd 1.0.0-compat, 1.1.0,
 // 1.2.0, 1.2.1, 1.3.0 and its master of January 2025. NSQLOOKUPD names the binary
@@ -142,6 +145,7 @@
 //   - One for each nsqlookupd, which connects and writes. It has one for each
 //     connection, which reads, and another one while there is a probe.
 //   - With a ResolveInterval, one for each name, which looks it up.
+//   - With a VerifyInterval, one that verifies.
 //   - With a DataPath, one that writes nsqd.dat.
 //
 // OnStateChange is called from the goroutine of its nsqlookupd, with no lock held.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ type Loop struct {
 
 	names      *resolve.Names                                                       // those among the addresses; without a ResolveInterval it has none
 	dialBroker func(ctx context.Context, network, address string) (net.Conn, error) // as consumers do; tests put theirs in
+
+	verification atomic.Pointer[VerificationStatus] // is replaced, never changed
 
 	notify         chan struct{} // capacity 1: readable after a change; Notify sends, Run receives
 	optionsChanged chan struct{} // capacity 1: readable after a swap of addresses
@@ -73,6 +76,7 @@ func New(opts Options) (*Loop, error) {
 		done:           make(chan struct{}),
 	}
 	l.loaded.Store(opts.DataPath == "")
+	l.verification.Store(&VerificationStatus{Interval: opts.VerifyInterval})
 	l.names = resolve.New(resolve.Config{
 		Resolver: l.opts.Resolver,
 		Network:  l.opts.ResolveNetwork,
@@ -182,6 +186,9 @@ func (l *Loop) run(ctx context.Context) error {
 	if l.opts.ResolveInterval > 0 {
 		tasks.Go(func() { l.names.Run(ctx) })
 	}
+	if l.opts.VerifyInterval > 0 {
+		tasks.Go(func() { l.keepVerifying(ctx) })
+	}
 	l.serve(ctx, &tasks)
 
 	l.reg.Close()
@@ -270,6 +277,9 @@ func (l *Loop) Status() Status {
 	if l.loaded.Load() && l.writer != nil {
 		s.Metadata = MetadataStatus(l.writer.Status())
 	}
+	s.Verification = *l.verification.Load()
+	s.Verification.Found.Lookupds = slices.Clone(s.Verification.Found.Lookupds)
+	s.Verification.Found.Findings = slices.Clone(s.Verification.Found.Findings)
 	return s
 }
 

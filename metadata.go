@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"path/filepath"
 	"slices"
 
@@ -126,6 +127,56 @@ func metadataOf(c *nsqdat.Contents) Metadata {
 		topic.Channels = channels[first:n:n]
 	}
 	return m
+}
+
+// holdings is what the broker has, as lookupds are compared with it: channels by topic.
+type holdings map[string][]string
+
+// holdings returns what the broker has of these topics.
+func (l *Loop) holdings(topics []string) holdings {
+	held := make(holdings, len(topics))
+	for _, name := range topics {
+		if items, found := l.reg.Topic(name); found {
+			held[name] = nil
+			for _, channel := range items[1:] {
+				held[name] = append(held[name], channel.Channel)
+			}
+		}
+	}
+	return held
+}
+
+// allTopics returns the names of all topics that the broker has.
+func (l *Loop) allTopics() (topics []string) {
+	for item := range l.reg.Snapshot(false).Items {
+		if item.Channel == "" {
+			topics = append(topics, item.Topic)
+		}
+	}
+	return topics
+}
+
+// hadOrHas tells whether the broker has a topic, or had it before.
+func (l *Loop) hadOrHas(before []string, topic string) bool {
+	_, had := slices.BinarySearch(before, topic)
+	_, has := l.reg.Topic(topic)
+	return had || has
+}
+
+// without returns what is left of h without refused names.
+func (h holdings) without(refused []*ResponseError) holdings {
+	if len(refused) == 0 {
+		return h
+	}
+	h = maps.Clone(h)
+	for _, r := range refused {
+		if r.Channel == "" {
+			delete(h, r.Topic)
+		} else if channels, ok := h[r.Topic]; ok {
+			h[r.Topic] = slices.DeleteFunc(slices.Clone(channels), func(name string) bool { return name == r.Channel })
+		}
+	}
+	return h
 }
 
 // LoadMetadata restores the topics and channels from nsqd.dat and returns them. It

@@ -99,6 +99,14 @@ type Options struct {
 	// just being deleted everywhere. Default: 0, which means never.
 	ResyncInterval time.Duration
 
+	// VerifyInterval is the time between two verifications. Each does what Verify
+	// without topics does, and checks topics with earlier findings again. Findings
+	// are in Status and logged once. A topic or channel that a connected nsqlookupd
+	// lost is announced to it again, which can restore one that is just being
+	// deleted. The first verification follows after a random part of the interval.
+	// Verify documents the cost; use minutes. Default: 0, which means never.
+	VerifyInterval time.Duration
+
 	// ResolveInterval is the time between two look-ups of a host name in
 	// LookupdTCPAddresses. Each IP address is an nsqlookupd, at most 64 for each
 	// name. An address that several names share counts once. Dial is called with
@@ -138,7 +146,7 @@ type Options struct {
 	// Default: net.Dialer's DialContext.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// HTTPClient is used by TopicChannels and Verify. Default: a client that gives up after
+	// HTTPClient is used by TopicChannels and verifications. Default: a client that gives up after
 	// ResponseTimeout, follows no redirects and uses no proxy.
 	HTTPClient *http.Client
 
@@ -242,6 +250,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"MinBackoff", &o.MinBackoff, minBackoff},
 		{"MaxBackoff", &o.MaxBackoff, maxBackoff},
 		{"ResyncInterval", &o.ResyncInterval, 0},
+		{"VerifyInterval", &o.VerifyInterval, 0},
 		{"ResolveInterval", &o.ResolveInterval, 0},
 	} {
 		switch {
@@ -327,24 +336,6 @@ func broadcastMistake(host string) string {
 		return "write an IP address, or a host name of letters, digits, hyphens and dots"
 	}
 	return ""
-}
-
-// identity is the body of IDENTIFY, as in NSQ's TCP protocol spec.
-func (o *Options) identity() map[string]any {
-	body := map[string]any{
-		"version":           o.Version,
-		"hostname":          o.Hostname,
-		"broadcast_address": o.BroadcastAddress,
-		"tcp_port":          o.BroadcastTCPPort,
-		"http_port":         o.BroadcastHTTPPort,
-	}
-	if o.TopologyZone != "" {
-		body["topology_zone"] = o.TopologyZone
-	}
-	if o.TopologyRegion != "" {
-		body["topology_region"] = o.TopologyRegion
-	}
-	return body
 }
 
 func isSpaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }

@@ -47,7 +47,7 @@ func TestDefaultsAreThoseOfTheComments(t *testing.T) {
 			require.Equal(t, defaultVersion, opts.Version)
 			require.Regexp(t, `^\d+\.\d+\.\d+\+lookuploop\.\d+\.\d+\.\d+$`, defaultVersion, "nsqadmin expects a semantic version")
 		},
-		"0, which means never": func(string) { require.Zero(t, opts.ResyncInterval) },
+		"0, which means never": func(field string) { require.Zero(t, reflect.ValueOf(opts).FieldByName(field).Int()) },
 		`"ip"`:                 func(string) { require.Equal(t, "ip", opts.ResolveNetwork) },
 		"net.DefaultResolver":  func(string) { require.Same(t, net.DefaultResolver, opts.Resolver) },
 		"0, which means that Dial looks names up, and takes one address": func(string) {
@@ -193,6 +193,7 @@ func TestEachFaultOfAnOptionIsAnError(t *testing.T) {
 		"negative least backoff":      {func(o *Options) { o.MinBackoff = -1 }, "MinBackoff -1ns: it can't be negative"},
 		"negative longest backoff":    {func(o *Options) { o.MaxBackoff = -1 }, "MaxBackoff -1ns: it can't be negative"},
 		"negative resync interval":    {func(o *Options) { o.ResyncInterval = -1 }, "ResyncInterval -1ns: it can't be negative"},
+		"negative verify interval":    {func(o *Options) { o.VerifyInterval = -1 }, "VerifyInterval -1ns: it can't be negative"},
 		"negative resolve interval":   {func(o *Options) { o.ResolveInterval = -1 }, "ResolveInterval -1ns: it can't be negative"},
 		"unknown resolve network":     {func(o *Options) { o.ResolveNetwork = "tcp4" }, `ResolveNetwork "tcp4": set it to ip, ip4 or ip6`},
 		"negative response size":      {func(o *Options) { o.MaxResponseSize = -1 }, "MaxResponseSize -1: it can't be negative"},
@@ -243,18 +244,19 @@ func TestAllFaultsOfOptionsAreReportedAtOnce(t *testing.T) {
 		MinBackoff:          -1,
 		MaxBackoff:          -1,
 		ResyncInterval:      -1,
+		VerifyInterval:      -1,
 		ResolveInterval:     -1,
 		MaxResponseSize:     -1,
 	})
 	for _, name := range []string{
 		`"a"`, `"b:0"`, "BroadcastTCPPort", "BroadcastHTTPPort", "broadcast address", "Hostname", "Version", "TopologyZone",
 		"TopologyRegion", "DataPath", "HeartbeatInterval", "DialTimeout", "ResponseTimeout", "MinBackoff", "MaxBackoff",
-		"ResyncInterval", "ResolveInterval", "MaxResponseSize",
+		"ResyncInterval", "VerifyInterval", "ResolveInterval", "MaxResponseSize",
 	} {
 		require.Contains(t, err.Error(), name)
 	}
 	require.NotContains(t, err.Error(), "good")
-	require.Len(t, faults(err), 18)
+	require.Len(t, faults(err), 19)
 	for _, line := range strings.Split(err.Error(), "\n") {
 		require.True(t, strings.HasPrefix(line, "lookuploop: "), line)
 	}
@@ -386,6 +388,7 @@ func TestWhatIsSetIsKept(t *testing.T) {
 		MinBackoff:          7 * time.Second,
 		MaxBackoff:          8 * time.Second,
 		ResyncInterval:      9 * time.Second,
+		VerifyInterval:      12 * time.Second,
 		ResolveInterval:     10 * time.Second,
 		ResolveNetwork:      "ip6",
 		Resolver:            &net.Resolver{},

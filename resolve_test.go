@@ -354,3 +354,75 @@ func TestLocalhostIsResolvedForReal(t *testing.T) {
 	cancel()
 	require.NoError(t, <-ended)
 }
+
+func TestNamesThatShareAnAddressAreOneLookupd(t *testing.T) {
+	inResolveWorld(t, func(r *fakeResolver) {
+		r.knows("a.test", "10.0.0.1")
+		r.knows("b.test", "::ffff:10.0.0.1", "10.0.0.2")
+	}, func(w *resolveWorld) {
+		w.requireKnownAt(1, 2)
+		lookupds := w.loop.Status().Lookupds
+		require.Equal(w, []string{"a.test:4160", "b.test:4160"}, lookupds[0].Names)
+		require.Equal(w, []string{"b.test:4160", "10.0.0.2:4160"}, lookupds[1].Names)
+	}, "a.test:4160", "b.test:4160", "10.0.0.2:4160")
+}
+
+func TestNewNamesAreLookedUpAtOnce(t *testing.T) {
+	inResolveWorld(t, func(r *fakeResolver) { r.knows("lookupd.test", "10.0.0.1") }, func(w *resolveWorld) {
+		w.requireKnownAt()
+		w.set("lookupd.test:4160")
+		w.requireKnownAt(1)
+
+		asked := w.dns.asked
+		w.set("10.0.0.1:4160", "LOOKUPD.test:04160", "lookupd.test:4160")
+		w.set("10.0.0.1:4160")
+		w.pass(time.Hour)
+		w.requireKnownAt(1)
+		require.Equal(w, asked, w.dns.asked, "what is known, and IP addresses, need no look-up")
+	})
+}
+
+// Dial takes what net.Dial takes, and gets it as it was configured.
+func TestDialGetsAddressesAsConfigured(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		given := []string{":4160", "lookupd.test:http", "LookupD:04160"}
+		dialed := make(chan string, 100)
+		s := newScene(t, 0, addresses(given...), func(o *Options) {
+			o.Dial = func(ctx context.Context, _, address string) (net.Conn, error) {
+				require.Equal(t, address, ConfiguredAddress(ctx))
+				dialed <- address
+				return nil, errors.New("nobody there")
+			}
+		})
+		s.run()
+		synctest.Wait()
+		require.ElementsMatch(t, given, []string{<-dialed, <-dialed, <-dialed})
+		require.Empty(t, ConfiguredAddress(t.Context()))
+	})
+}
+
+func TestConfiguredAddressIsTheFirstThatLedThere(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		dns := new(fakeResolver)
+		dns.knows("a.test", "10.0.0.1")
+		dns.does("b.test", after(time.Second, "10.0.0.1", "10.0.0.2"))
+		dns.knows("target.test.", "10.0.0.3")
+		dns.srv = map[string][]*net.SRV{"_lookupd._tcp.test": {{Target: "target.test.", Port: 1}}}
+		configured := make(chan string, 100)
+		s := newScene(t, 0, addresses("a.test:1", "b.test:1", "_lookupd._tcp.test", "10.0.0.4:1"), func(o *Options) {
+			o.ResolveInterval, o.Resolver = time.Hour, dns
+			o.Dial = func(ctx context.Context, _, address string) (net.Conn, error) {
+				configured <- address + " " + ConfiguredAddress(ctx)
+				return nil, errors.New("nobody there")
+			}
+		})
+		s.run()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		led := make(map[string]bool)
+		for len(configured) > 0 {
+			led[<-configured] = true
+		}
+		require.Equal(t, map[string]bool{"10.0.0.1:1 a.test:1": true, "10.0.0.2:1 b.test:1": true, "10.0.0.3:1 _lookupd._tcp.test": true, "10.0.0.4:1 10.0.0.4:1": true}, led)
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lookuploop/lookuploop/internal/listing"
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
@@ -51,6 +52,8 @@ type Status struct {
 	Lookupds []LookupdStatus // in the order of the configured addresses
 	Names    []NameStatus    // the configured addresses that are looked up, in their order
 	Metadata MetadataStatus
+
+	Verification VerificationStatus
 }
 
 // BrokerInfo is what the nsqlookupds are told about the broker: the values of
@@ -106,6 +109,24 @@ type MetadataStatus struct {
 	Failures  uint64    // number of failed writes
 }
 
+// identity is the body of IDENTIFY, as in NSQ's TCP protocol spec.
+func (o *Options) identity() map[string]any {
+	body := map[string]any{
+		"version":           o.Version,
+		"hostname":          o.Hostname,
+		"broadcast_address": o.BroadcastAddress,
+		"tcp_port":          o.BroadcastTCPPort,
+		"http_port":         o.BroadcastHTTPPort,
+	}
+	if o.TopologyZone != "" {
+		body["topology_zone"] = o.TopologyZone
+	}
+	if o.TopologyRegion != "" {
+		body["topology_region"] = o.TopologyRegion
+	}
+	return body
+}
+
 // broker is what identity says, for Status.
 func (o *Options) broker() BrokerInfo {
 	return BrokerInfo{
@@ -117,6 +138,85 @@ func (o *Options) broker() BrokerInfo {
 		TopologyZone:      o.TopologyZone,
 		TopologyRegion:    o.TopologyRegion,
 	}
+}
+
+// VerificationStatus describes the verifications of VerifyInterval.
+type VerificationStatus struct {
+	Interval  time.Duration // Options.VerifyInterval; with 0 there is nothing else
+	Ended     time.Time     // when the last verification ended; zero: none has yet
+	Error     error         // why it failed: nobody could be asked; what was found before stays
+	Found     Verification  // by the last one that didn't fail
+	Announced uint64        // topics announced again, counted for each nsqlookupd
+}
+
+// FindingKind is the kind of a [Finding].
+type FindingKind string
+
+// The kinds of a [Finding]. README.md describes their causes.
+const (
+	NotListed       = FindingKind(listing.NotListed)       // the nsqlookupd doesn't list the broker, for the topic or at all
+	Tombstoned      = FindingKind(listing.Tombstoned)      // an administrator tombstoned the topic there
+	ListedTwice     = FindingKind(listing.ListedTwice)     // an old connection is still listed
+	ListedElsewhere = FindingKind(listing.ListedElsewhere) // the broker is listed at another address or port
+	OtherVersion    = FindingKind(listing.OtherVersion)    // the broker is listed with another version
+	AddressShared   = FindingKind(listing.AddressShared)   // another broker announces the same broadcast address and port
+	ChannelMissing  = FindingKind(listing.ChannelMissing)  // the nsqlookupd doesn't list the channel
+	Stale           = FindingKind(listing.Stale)           // the nsqlookupd lists the broker for a topic that the broker doesn't have
+	NotResolvable   = FindingKind(listing.NotResolvable)   // the broadcast address can't be resolved from here
+	NotReachable    = FindingKind(listing.NotReachable)    // the broadcast address and port can't be reached from here
+)
+
+// Finding is one difference between what consumers find and what the broker has.
+// Its strings may come from the network. They have no control characters and are
+// truncated.
+type Finding struct {
+	Kind    FindingKind `json:"kind"`
+	Lookupd string      `json:"lookupd,omitempty"` // as LookupdStatus.Address; empty if it is about the broadcast address
+	Topic   string      `json:"topic,omitempty"`   // empty if it is about all topics
+	Channel string      `json:"channel,omitempty"`
+	Detail  string      `json:"detail,omitempty"` // what was seen
+	Advice  string      `json:"advice"`           // what it means, and what to do
+}
+
+// String returns the finding in one line.
+func (f Finding) String() string {
+	var parts []string
+	for _, s := range []string{f.Lookupd, strings.TrimSuffix(f.Topic+"/"+f.Channel, "/"), string(f.Kind), f.Detail, f.Advice} {
+		if s != "" {
+			parts = append(parts, s)
+		}
+	}
+	return strings.Join(parts, ": ")
+}
+
+// Verification is the result of [Loop.Verify].
+type Verification struct {
+	Topics   int                   `json:"topics"`   // number of topics that were checked
+	Sampled  bool                  `json:"sampled"`  // whether the topics are a random sample
+	Lookupds []LookupdVerification `json:"lookupds"` // in the order of Status
+	Findings []Finding             `json:"findings"`
+}
+
+// LookupdVerification says whether one nsqlookupd could be asked.
+type LookupdVerification struct {
+	Address     string // as LookupdStatus.Address
+	HTTPAddress string // where the requests went
+	Pending     int    // changes that it hasn't acknowledged; if there are any, its topics weren't compared
+	Err         error  // why it couldn't be asked; nil if it was
+}
+
+// MarshalJSON encodes Err as a string.
+func (v LookupdVerification) MarshalJSON() ([]byte, error) {
+	text := ""
+	if v.Err != nil {
+		text = v.Err.Error()
+	}
+	return json.Marshal(struct {
+		Address     string `json:"address"`
+		HTTPAddress string `json:"http_address,omitempty"`
+		Pending     int    `json:"pending"`
+		Err         string `json:"error,omitempty"`
+	}{v.Address, v.HTTPAddress, v.Pending, text})
 }
 
 // parsePeerInfo reads the answer to IDENTIFY of the lookupd at address; nil is

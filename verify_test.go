@@ -25,16 +25,26 @@ import (
 // newVerifyScene is a scene of two lookupds that know topics orders and invoices,
 // and where the broker's address can be dialled.
 func newVerifyScene(t *testing.T) *scene {
-	s := newScene(t, 2)
+	s := prepareVerifyScene(t)
+	s.begin()
+	return s
+}
+
+// prepareVerifyScene is newVerifyScene before begin.
+func prepareVerifyScene(t *testing.T, edits ...func(*Options)) *scene {
+	s := newScene(t, 2, edits...)
 	s.loop.opts.HTTPClient = s.network.Client()
 	s.loop.opts.HTTPClient.Timeout = time.Second
 	t.Cleanup(s.loop.opts.HTTPClient.Transport.(*http.Transport).CloseIdleConnections) // ends dials that hang
 	s.loop.dialBroker = s.network.Dial
 	t.Cleanup(s.network.NewServer("broker.test:4150").Close)
+	return s
+}
+
+func (s *scene) begin() {
 	s.notify(TopicCreated("orders"), ChannelCreated("orders", "mail"), TopicCreated("invoices"))
 	s.run()
 	s.registered()
-	return s
 }
 
 // found verifies, and returns "kind lookupd topic/channel" of each finding.
@@ -199,8 +209,7 @@ func TestVerifyTakesASampleOfManyTopics(t *testing.T) {
 		s.notify(TopicCreated("t0"))
 		drawn := make(map[string]bool)
 		for range 5 {
-			topics, _ := s.loop.sample()
-			for _, topic := range topics {
+			for _, topic := range s.loop.sample(nil).topics {
 				drawn[topic] = true
 			}
 		}

@@ -1,0 +1,242 @@
+package lookuploop
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/atomic"
+
+	"github.com/lookuploop/lookuploop/lookupdtest"
+)
+
+// verifiesEachMinute is a verify scene with a VerifyInterval, for which prepare may
+// put something in. log returns what was logged about findings since it was called
+// last, one line each.
+func verifiesEachMinute(t *testing.T, prepare func(*scene)) (s *scene, log func() []string) {
+	var mu sync.Mutex
+	var text bytes.Buffer
+	s = prepareVerifyScene(t, func(o *Options) {
+		o.VerifyInterval = time.Minute
+		o.Logger = slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return text.Write(p)
+		}), nil))
+	})
+	s.loop.opts.HeartbeatInterval = 290 * time.Second // a PING would send what nobody woke the peer for
+	prepare(s)
+	s.begin()
+	return s, func() (lines []string) {
+		mu.Lock()
+		defer mu.Unlock()
+		for line := range strings.Lines(text.String()) {
+			if _, about, ok := strings.Cut(line, `msg="consumers `); ok {
+				lines = append(lines, about)
+			}
+		}
+		text.Reset()
+		return lines
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// nextVerification waits until one has ended that began after the call, and for
+// what follows from it.
+func (s *scene) nextVerification() VerificationStatus {
+	const longest = 10 * time.Second // that a verification takes
+	called := time.Now()
+	for s.loop.Status().Verification.Ended.Before(called.Add(longest)) {
+		time.Sleep(time.Second)
+	}
+	time.Sleep(time.Second)
+	return s.loop.Status().Verification
+}
+
+func TestVerifyIntervalAnnouncesWhatALookupdLost(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		started := time.Now()
+		s, log := verifiesEachMinute(t, func(*scene) {})
+		v := s.nextVerification()
+		require.Equal(t, time.Minute, v.Interval)
+		require.LessOrEqual(t, time.Since(started), 2*time.Minute+2*time.Second)
+		require.NoError(t, v.Error)
+		require.Equal(t, 2, v.Found.Topics)
+		require.Empty(t, v.Found.Findings)
+		require.Empty(t, log())
+
+		s.notify(ChannelCreated("invoices", "post"), ChannelCreated("invoices", "mail"), TopicCreated("live#ephemeral"))
+		s.registered()
+		heard, elsewhere := listen(s.lookupds[0]), listen(s.lookupds[1])
+		s.post(s.lookupds[0], "/topic/delete?topic=invoices")
+		s.post(s.lookupds[0], "/channel/delete?topic=orders&channel=mail")
+		require.Len(t, s.nextVerification().Found.Findings, 2)
+		v = s.nextVerification()
+		require.Empty(t, v.Found.Findings, "it is all right again")
+		require.EqualValues(t, 2, v.Announced)
+		commands := slices.DeleteFunc(heard(), func(c string) bool { return c == "PING" })
+		require.Equal(t, []string{"REGISTER invoices", "REGISTER invoices post", "REGISTER invoices mail", "REGISTER orders mail"}, commands)
+		require.NotContains(t, strings.Join(elsewhere(), " "), "REGISTER")
+		require.Equal(t, announced(s.lookupds[1]), announced(s.lookupds[0]))
+		lines := log()
+		require.Len(t, lines, 3)
+		require.Contains(t, lines[0], "lookupd1.test:4160: invoices: not listed: the lookupd doesn't know the topic: ")
+		require.Contains(t, lines[1], "lookupd1.test:4160: orders/mail: channel missing: ")
+		require.Contains(t, lines[2], `better again" "findings over"=2 left=0`)
+
+		s.nextVerification()
+		require.Empty(t, log())
+		require.Empty(t, slices.DeleteFunc(heard(), func(c string) bool { return c == "PING" }))
+	})
+}
+
+// What stays wrong is logged once, and shown in Status as long as it is found.
+func TestVerifyIntervalLogsEachChangeOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var refusal atomic.Error
+		s, log := verifiesEachMinute(t, func(s *scene) {
+			s.loop.dialBroker = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if err := refusal.Load(); err != nil {
+					return nil, err
+				}
+				return s.network.Dial(ctx, network, address)
+			}
+		})
+		refusal.Store(errors.New("refused"))
+		v := s.nextVerification()
+		require.Len(t, v.Found.Findings, 1)
+		require.Equal(t, NotReachable, v.Found.Findings[0].Kind)
+		require.Len(t, log(), 1)
+		refusal.Store(errors.New("timeout")) // another detail
+		require.Contains(t, s.nextVerification().Found.Findings[0].Detail, "timeout")
+		require.Empty(t, log())
+		refusal.Store(nil)
+		require.Empty(t, s.nextVerification().Found.Findings)
+		require.Len(t, log(), 1)
+		refusal.Store(errors.New("refused"))
+		s.nextVerification()
+		require.Len(t, log(), 1, "it is news again")
+		require.Zero(t, s.loop.Status().Verification.Announced, "nothing was missing at a lookupd")
+	})
+}
+
+// Of many findings some are logged, and their number.
+func TestVerifyIntervalLogsSomeOfManyFindings(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, log := verifiesEachMinute(t, func(*scene) {})
+		for i := range 50 {
+			s.notify(TopicCreated(fmt.Sprint("t", i)))
+		}
+		s.registered()
+		for i := range 50 {
+			s.post(s.lookupds[1], fmt.Sprint("/topic/delete?topic=t", i))
+		}
+		s.nextVerification()
+		s.nextVerification()
+		lines := log()
+		require.Len(t, lines, 12)
+		require.Contains(t, lines[9], "not listed")
+		require.Contains(t, lines[10], `"more findings"=40`)
+		require.Contains(t, lines[11], `"findings over"=50`)
+	})
+}
+
+// otherVersion makes something seem wrong each time, or nobody would look for topics
+// that the broker doesn't have.
+func otherVersion(s *scene) { s.rewriting(defaultVersion, "0.0.1") }
+
+// A topic that is not in the next sample is looked at again nevertheless.
+func TestVerifyIntervalFollowsWhatItFound(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, log := verifiesEachMinute(t, otherVersion)
+		for i := range 250 {
+			s.notify(TopicCreated(fmt.Sprint("t", i)))
+		}
+		s.registered()
+		s.lookupds[0].Do(lookupdtest.On("UNREGISTER gone", lookupdtest.Reply("OK"))) // and does nothing
+		s.notify(TopicCreated("gone"))
+		s.registered()
+		s.notify(TopicDeleted("gone"))
+		s.registered()
+		v := s.nextVerification()
+		require.True(t, v.Found.Sampled)
+		require.Len(t, log(), 3)
+		for range 3 {
+			v = s.nextVerification()
+			require.Equal(t, maxVerified+1, v.Found.Topics)
+			require.Len(t, v.Found.Findings, 3)
+		}
+		require.Empty(t, log())
+	})
+}
+
+// Who can't be asked, or is behind, was not seen to be all right.
+func TestVerifyIntervalKeepsWhatWasNotJudged(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, log := verifiesEachMinute(t, otherVersion)
+		s.lookupds[0].Do(lookupdtest.On("UNREGISTER invoices", lookupdtest.Reply("OK"))) // and does nothing
+		s.notify(TopicDeleted("invoices"))
+		s.nextVerification()
+		require.Len(t, log(), 3)
+
+		lift := s.lookupds[0].Do(lookupdtest.On("REGISTER", lookupdtest.Delay(900*time.Millisecond)))
+		for i := range 200 {
+			s.notify(TopicCreated(fmt.Sprint("late", i)))
+		}
+		v := s.nextVerification()
+		require.NoError(t, v.Found.Lookupds[0].Err)
+		require.Positive(t, v.Found.Lookupds[0].Pending)
+		require.Empty(t, log())
+		lift()
+		s.registered()
+
+		s.network.Partition(s.lookupds[0].HTTPAddress)
+		v = s.nextVerification()
+		require.NoError(t, v.Error)
+		require.Error(t, v.Found.Lookupds[0].Err)
+		require.Empty(t, log())
+		for _, l := range s.lookupds {
+			l.Do(lookupdtest.Refuse())
+			l.CloseConnections()
+		}
+		require.NoError(t, s.loop.SetLookupdTCPAddresses([]string{"gone.test:4160"}))
+		ended := v.Ended
+		v = s.nextVerification()
+		require.ErrorIs(t, v.Error, ErrNotConnected)
+		require.Greater(t, v.Ended, ended)
+		require.Len(t, v.Found.Lookupds, 2, "what was found before")
+		require.Empty(t, log())
+	})
+}
+
+// Run waits for a verification, which ends with it.
+func TestRunEndsDuringAVerification(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		began := make(chan bool, 100)
+		s, _ := verifiesEachMinute(t, func(s *scene) {
+			s.loop.opts.HTTPClient.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+				began <- true
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			})
+		})
+		<-began
+		ended := time.Now()
+		require.NoError(t, s.end())
+		require.Zero(t, time.Since(ended))
+		require.Zero(t, s.loop.Status().Verification.Ended)
+	})
+}
