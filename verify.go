@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -60,6 +61,7 @@ type question struct {
 	topics    []string // sorted
 	isGeneral bool     // whatever else is seen on the way counts, too
 	isSampled bool     // the broker has more topics
+	place     uint64   // in the registry, when a look began
 }
 
 // verify is Verify for a question.
@@ -106,6 +108,7 @@ type look struct {
 // look asks all lookupds about the topics. It belongs to the goroutine of Verify,
 // which waits for the one that it starts for each lookupd.
 func (l *Loop) look(ctx context.Context, q question) look {
+	q.place = l.reg.End()
 	before := l.holdings(q.topics)
 	isSettled := l.settle(ctx)
 	peers := l.lookupPeers()
@@ -176,7 +179,7 @@ func (l *Loop) ask(ctx context.Context, p *lookupPeer, q question, before holdin
 		return fail(err)
 	}
 	before = before.without(status.Refused)
-	found := listing.CompareSteady(l.producer(), before, l.holdings(q.topics), view)
+	found := l.compare(q, before, view)
 	if len(found) > 0 {
 		var had []string
 		if q.isGeneral {
@@ -185,7 +188,7 @@ func (l *Loop) ask(ctx context.Context, p *lookupPeer, q question, before holdin
 		}
 		if nodes, err := client.Nodes(ctx, result.HTTPAddress); err == nil { // or a tombstone is not told
 			view.Nodes = nodes
-			found = listing.CompareSteady(l.producer(), before, l.holdings(q.topics), view)
+			found = l.compare(q, before, view)
 			found = slices.DeleteFunc(found, func(f listing.Finding) bool { // CompareSteady knows of those asked about
 				_, isAsked := view.Topics[f.Topic]
 				return f.Kind == listing.Stale && !isAsked && (!q.isGeneral || l.hadOrHas(had, f.Topic))
@@ -196,6 +199,21 @@ func (l *Loop) ask(ctx context.Context, p *lookupPeer, q question, before holdin
 		found = slices.DeleteFunc(found, func(f listing.Finding) bool { return f.Topic != "" })
 	}
 	return found, result
+}
+
+// compare compares what the broker had and has with what a lookupd shows. What was
+// deleted and made again meanwhile counts as new.
+func (l *Loop) compare(q question, before holdings, view listing.View) []listing.Finding {
+	had, has := maps.Clone(before), l.holdings(q.topics)
+	for topic, channels := range has {
+		if !l.reg.UnchangedSince(q.place, topic, "") {
+			had[topic] = nil
+			delete(has, topic)
+			continue
+		}
+		has[topic] = slices.DeleteFunc(channels, func(channel string) bool { return !l.reg.UnchangedSince(q.place, topic, channel) })
+	}
+	return listing.CompareSteady(l.producer(), had, has, view)
 }
 
 // sample asks about all topics, or about maxVerified drawn at random and some more.

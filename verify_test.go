@@ -382,6 +382,23 @@ func TestVerifyKnowsWhatIsDeletedMeanwhile(t *testing.T) {
 	}
 }
 
+// So is one that is there before and after, but not when the lookupd answers.
+func TestVerifyKnowsWhatIsMadeAgainMeanwhile(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newVerifyScene(t)
+		inner := s.loop.opts.HTTPClient.Transport
+		s.loop.opts.HTTPClient.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Host == s.lookupds[0].HTTPAddress {
+				s.loop.Notify(TopicDeleted("orders"))
+				s.registered()
+				defer func() { s.loop.Notify(TopicCreated("orders")) }()
+			}
+			return inner.RoundTrip(r)
+		})
+		require.Empty(t, s.found("orders"))
+	})
+}
+
 // Whatever a broker does, as long as its lookupds work there is nothing to find.
 func TestVerifyFindsNothingInRandomHealthyHistories(t *testing.T) {
 	seed := rand.Uint64()
@@ -401,7 +418,11 @@ func TestVerifyFindsNothingInRandomHealthyHistories(t *testing.T) {
 				time.Sleep(time.Duration(random.IntN(20)) * time.Millisecond)
 			}
 		}()
-		for range 100 {
+		rounds := 100
+		if *long {
+			rounds *= 10
+		}
+		for range rounds {
 			require.Empty(t, s.found())
 		}
 		cancel()

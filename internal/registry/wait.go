@@ -8,6 +8,18 @@ func (r *Registry) End() uint64 {
 	return r.seq
 }
 
+// UnchangedSince tells whether the broker has a topic, or a channel of it, and had
+// it all the time since that place.
+func (r *Registry) UnchangedSince(place uint64, topic, channel string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.topic(topic)
+	if channel != "" {
+		e = r.channel(topic, channel)
+	}
+	return e != nil && e.seq <= place
+}
+
 // Watch lets one goroutine wait for cursors to get on.
 type Watch struct{ reg *Registry }
 
