@@ -62,6 +62,11 @@ var (
 	nameLookedUp  = gauge("lookuploop_name_last_lookup_timestamp_seconds", "When the last look-up of the name ended; 0 means that none has.", "name")
 	nameNext      = gauge("lookuploop_name_next_lookup_timestamp_seconds", "When the name is looked up next; 0 means that a look-up is going on.", "name")
 
+	verified        = gauge("lookuploop_verification_last_timestamp_seconds", "When the last verification ended; 0 means that none has.")
+	verifyFailed    = gauge("lookuploop_verification_failed", "1 if no nsqlookupd could be asked in the last verification.")
+	findings        = gauge("lookuploop_verification_findings", "What was found wrong with what consumers are shown, by kind.", "kind")
+	announcedTopics = counter("lookuploop_verification_announced_topics_total", "Topics announced again to an nsqlookupd that had lost them.")
+
 	dirty         = gauge("lookuploop_metadata_dirty", "1 while something isn't in nsqd.dat yet.")
 	lastWrite     = gauge("lookuploop_metadata_last_write_timestamp_seconds", "When nsqd.dat was last written with success; 0 means not since the start.")
 	writes        = counter("lookuploop_metadata_writes_total", "Writes of nsqd.dat that succeeded.")
@@ -72,7 +77,13 @@ var all = []metric{
 	broker, topics, channels,
 	state, stateSince, missingSince, pending, refused, lastHeartbeat, roundTrip, connects, failures, commands,
 	nameAddresses, nameFailed, nameLookedUp, nameNext,
+	verified, verifyFailed, findings, announcedTopics,
 	dirty, lastWrite, writes, writeFailures,
+}
+
+var findingKinds = []lookuploop.FindingKind{
+	lookuploop.NotListed, lookuploop.Tombstoned, lookuploop.ListedTwice, lookuploop.ListedElsewhere, lookuploop.OtherVersion,
+	lookuploop.AddressShared, lookuploop.ChannelMissing, lookuploop.Stale, lookuploop.NotResolvable, lookuploop.NotReachable,
 }
 
 var states = []lookuploop.State{lookuploop.Disconnected, lookuploop.Connecting, lookuploop.Connected}
@@ -118,6 +129,18 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		send(nameFailed, truth(n.Error != nil), name)
 		send(nameLookedUp, timestamp(n.LookedUp), name)
 		send(nameNext, timestamp(n.NextLookup), name)
+	}
+	if v := status.Verification; v.Interval > 0 {
+		send(verified, timestamp(v.Ended))
+		send(verifyFailed, truth(v.Error != nil))
+		found := make(map[lookuploop.FindingKind]int)
+		for _, f := range v.Found.Findings {
+			found[f.Kind]++
+		}
+		for _, kind := range findingKinds {
+			send(findings, float64(found[kind]), string(kind))
+		}
+		send(announcedTopics, float64(v.Announced))
 	}
 	if m := status.Metadata; m.Path != "" {
 		send(dirty, truth(m.Dirty))

@@ -46,6 +46,9 @@ func some() lookuploop.Status {
 			{Name: "a.test:4160", Addresses: []string{"10.0.0.1:4160", "10.0.0.2:4160"}, LookedUp: at(6000.5), NextLookup: at(6300)},
 			{Name: "b\xff.test:4160", Error: errors.New("evil")},
 		},
+		Verification: lookuploop.VerificationStatus{Interval: time.Minute, Ended: at(7000), Error: errors.New("evil"), Announced: 11, Found: lookuploop.Verification{
+			Findings: []lookuploop.Finding{{Kind: lookuploop.Stale, Topic: "\"} 1\nevil 2"}, {Kind: lookuploop.NotReachable}, {Kind: lookuploop.Stale}},
+		}},
 		Metadata: lookuploop.MetadataStatus{Path: "/data/nsqd.dat", Dirty: true, LastWrite: at(5000), Writes: 9, Failures: 10},
 	}
 }
@@ -131,6 +134,27 @@ lookuploop_name_next_lookup_timestamp_seconds{name="b�.test:4160"} 0
 # HELP lookuploop_topics Topics that the broker has.
 # TYPE lookuploop_topics gauge
 lookuploop_topics 2
+# HELP lookuploop_verification_announced_topics_total Topics announced again to an nsqlookupd that had lost them.
+# TYPE lookuploop_verification_announced_topics_total counter
+lookuploop_verification_announced_topics_total 11
+# HELP lookuploop_verification_failed 1 if no nsqlookupd could be asked in the last verification.
+# TYPE lookuploop_verification_failed gauge
+lookuploop_verification_failed 1
+# HELP lookuploop_verification_findings What was found wrong with what consumers are shown, by kind.
+# TYPE lookuploop_verification_findings gauge
+lookuploop_verification_findings{kind="address shared"} 0
+lookuploop_verification_findings{kind="channel missing"} 0
+lookuploop_verification_findings{kind="listed elsewhere"} 0
+lookuploop_verification_findings{kind="listed twice"} 0
+lookuploop_verification_findings{kind="not listed"} 0
+lookuploop_verification_findings{kind="not reachable"} 1
+lookuploop_verification_findings{kind="not resolvable"} 0
+lookuploop_verification_findings{kind="other version"} 0
+lookuploop_verification_findings{kind="stale"} 2
+lookuploop_verification_findings{kind="tombstoned"} 0
+# HELP lookuploop_verification_last_timestamp_seconds When the last verification ended; 0 means that none has.
+# TYPE lookuploop_verification_last_timestamp_seconds gauge
+lookuploop_verification_last_timestamp_seconds 7000
 `
 
 // newRegistry checks what it gathers against Describe, too.
@@ -162,9 +186,9 @@ func TestScrapesFollowTheLoop(t *testing.T) {
 		require.NoError(t, err)
 		return n
 	}
-	require.Equal(t, 3+12+11+2*4+4, count())
+	require.Equal(t, 3+12+11+2*4+13+4, count())
 	loop.status.Lookupds = loop.status.Lookupds[1:]
-	require.Equal(t, 3+11+2*4+4, count())
+	require.Equal(t, 3+11+2*4+13+4, count())
 	loop.status = lookuploop.Status{}
 	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP lookuploop_broker_info 1, with what the nsqlookupds are told of the broker as labels.

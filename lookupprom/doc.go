@@ -32,6 +32,13 @@
 //	lookuploop_name_last_lookup_timestamp_seconds  gauge  when the last look-up ended; 0: none has
 //	lookuploop_name_next_lookup_timestamp_seconds  gauge  when it is looked up next; 0: a look-up is going on
 //
+// Of what consumers are shown, if there is a VerifyInterval:
+//
+//	lookuploop_verification_last_timestamp_seconds   gauge    when the last verification ended; 0: none has
+//	lookuploop_verification_failed                   gauge    1 if no nsqlookupd could be asked in it
+//	lookuploop_verification_findings                 gauge    what it found, or the last one that didn't fail; label kind: each FindingKind
+//	lookuploop_verification_announced_topics_total   counter  topics announced again to an nsqlookupd that had lost them
+//
 // Of nsqd.dat, if there is a DataPath:
 //
 //	lookuploop_metadata_dirty                         gauge    1 while something isn't on disk yet
@@ -49,6 +56,6 @@
 //
 // Beside this file, rules.yml has alerts for Prometheus: a broker that no
 // nsqlookupd knows, an nsqlookupd that isn't connected or has lacked something for
-// minutes, refused names, a name that leads nowhere, and an nsqd.dat that isn't
-// written. dashboard.json is a dashboard for Grafana; import it there.
+// minutes, refused names, a name that leads nowhere, consumers that are shown
+// something else than the broker has, and an nsqd.dat that isn't written. dashboard.json is a dashboard for Grafana; import it there.
 package lookupprom
