@@ -105,6 +105,26 @@
 //	    "last_error": null,                        of the last write
 //	    "writes": 1,                               that succeeded
 //	    "failures": 0
+//	  },
+//	  "verification": {                            null without a VerifyInterval
+//	    "ended": "2000-01-01T00:00:00Z",           when the last one did
+//	    "error": null,                             why nobody could be asked in it
+//	    "announced": 0,                            topics announced again to lookupds that had lost them
+//	    "found": {                                 by the last one that didn't fail; null if none has ended
+//	      "topics": 1,                             that the lookupds were asked about
+//	      "sampled": false,                        the broker has more
+//	      "lookupds": [{
+//	        "address": "10.0.0.7:4160",
+//	        "http_address": "lookupd.example.com:4161",
+//	        "pending": 0                           if there are changes pending, topics weren't compared; there is an "error" if it couldn't be asked
+//	      }],
+//	      "findings": [{                           with "channel" and "detail" if there are such
+//	        "kind": "tombstoned",
+//	        "lookupd": "10.0.0.7:4160",            missing when it is about the broadcast address
+//	        "topic": "orders",                     missing when it is about all topics
+//	        "advice": "wait"
+//	      }]
+//	    }
 //	  }
 //	}
 //

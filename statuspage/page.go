@@ -8,16 +8,20 @@ import (
 	"html/template"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/lookuploop/lookuploop"
 )
 
 const (
 	refreshSeconds = 10 // time enough to type a topic
 	maxRefused     = 10 // names that the page shows of those that one lookupd refused
 	maxChannels    = 50 // of the topic asked for
+	maxFindings    = 20 // that the page shows
 )
 
 //go:embed page.css
@@ -130,6 +134,35 @@ func (r report) In(t time.Time) moment {
 		words = "in " + span(d+time.Second-1)
 	}
 	return moment{t.Format(time.RFC3339), words}
+}
+
+// Lines are what each lookupd said, and what that means.
+func (v verification) Lines() (lines []string) {
+	if v.Error != nil {
+		lines = append(lines, strings.TrimPrefix(*v.Error, "lookuploop: "))
+	}
+	if v.Found == nil {
+		return lines
+	}
+	for _, l := range v.Found.Lookupds {
+		isWrong := slices.ContainsFunc(v.Found.Findings, func(f lookuploop.Finding) bool { return f.Lookupd == l.Address })
+		switch {
+		case l.Err != nil:
+			lines = append(lines, strings.TrimPrefix(cut(l.Err.Error()), "lookuploop: "))
+		case l.Pending > 0:
+			lines = append(lines, fmt.Sprintf("%s: it has not acknowledged %s, so its topics were not compared", l.Address, count(l.Pending, "change")))
+		case !isWrong:
+			lines = append(lines, l.Address+": it shows the broker as it is")
+		}
+	}
+	shown := v.Found.Findings[:min(len(v.Found.Findings), maxFindings)]
+	for _, f := range shown {
+		lines = append(lines, cut(f.String()))
+	}
+	if n := len(v.Found.Findings) - len(shown); n > 0 {
+		lines = append(lines, count(n, "more finding")+"; all are in the JSON")
+	}
+	return lines
 }
 
 // count is "1 topic", "2 topics".

@@ -7,6 +7,7 @@ import (
 	"html"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -75,6 +76,26 @@ func testPageSaysHowThingsStand(t *testing.T) {
 		}},
 		"not on disk": {lookuploop.Status{Metadata: lookuploop.MetadataStatus{Path: "/data/nsqd.dat", Dirty: true, LastError: errors.New("disk full"), Failures: 1}}, "", []string{
 			"/data/nsqd.dat not everything is on disk yet ; not written yet, 0 writes, 1 failure. Last error: disk full",
+		}},
+		"not verified yet": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1}}, "", []string{
+			"What consumers are shown not looked at yet, 0 topics announced again.",
+		}},
+		"nobody to verify with": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1, Ended: now, Error: errors.New("lookuploop: no lookupd")}}, "", []string{
+			"What consumers are shown looked at 0 s ago , 0 topics announced again. no lookupd For programs",
+		}},
+		"verified": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1, Ended: now, Announced: 1, Found: lookuploop.Verification{
+			Topics: 200, Sampled: true,
+			Lookupds: []lookuploop.LookupdVerification{{Address: "a:1"}, {Address: "b:1", Pending: 2}, {Address: "c:1", Err: errors.New("lookuploop: c:1: refused")}},
+		}}}, "", []string{
+			"What consumers are shown nothing is wrong with 200 topics, a sample; looked at 0 s ago , 1 topic announced again. " +
+				"a:1: it shows the broker as it is b:1: it has not acknowledged 2 changes, so its topics were not compared c:1: refused For programs",
+		}},
+		"findings": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1, Ended: now, Found: lookuploop.Verification{
+			Topics: 1, Lookupds: []lookuploop.LookupdVerification{{Address: "a:1"}},
+			Findings: slices.Repeat([]lookuploop.Finding{{Kind: lookuploop.Tombstoned, Lookupd: "a:1", Topic: "orders", Advice: "wait"}}, maxFindings+2),
+		}}}, "", []string{
+			"22 findings with 1 topic; looked at 0 s ago , 0 topics announced again. a:1: orders: tombstoned: wait a:1:",
+			"a:1: orders: tombstoned: wait 2 more findings; all are in the JSON For programs",
 		}},
 		"a topic": {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good, bad}}, "?topic=orders", []string{
 			"orders: 1 of 2 lookupds – lookuploop lookuploop · Run was not called yet Topic orders is registered at 1 of 2 lookupds It is paused. It has 2 channels: mail , ship (paused).",
@@ -194,6 +215,10 @@ func TestTextsChangeNoTag(t *testing.T) {
 			}},
 			Names:    []lookuploop.NameStatus{{Name: text(), Addresses: []string{text(), text()}, Error: errors.New(text())}},
 			Metadata: lookuploop.MetadataStatus{Path: text(), LastError: errors.New(text())},
+			Verification: lookuploop.VerificationStatus{Interval: 1, Error: errors.New(text()), Found: lookuploop.Verification{
+				Lookupds: []lookuploop.LookupdVerification{{Address: text()}, {Err: errors.New(text())}},
+				Findings: []lookuploop.Finding{{Kind: lookuploop.Stale, Lookupd: "other", Topic: text(), Detail: text()}},
+			}},
 		}, nil)
 		var page strings.Builder
 		require.NoError(t, render(&page, r, true))

@@ -21,6 +21,8 @@ type report struct {
 	Lookupds []lookupdReport `json:"lookupds"`
 	Names    []nameReport    `json:"names,omitempty"`
 	Metadata *metadataReport `json:"metadata"`
+
+	Verification *regularVerification `json:"verification"`
 }
 
 type brokerReport struct {
@@ -108,6 +110,27 @@ type metadataReport struct {
 	Failures  uint64     `json:"failures"`
 }
 
+// verification is what lookupds themselves said.
+type verification struct {
+	Ended *time.Time               `json:"ended"`
+	Error *string                  `json:"error"`
+	Found *lookuploop.Verification `json:"found"`
+}
+
+// regularVerification is the last of those that a VerifyInterval brings about.
+type regularVerification struct {
+	verification
+	Announced uint64 `json:"announced"`
+}
+
+func newVerification(ended time.Time, err error, found lookuploop.Verification) verification {
+	v := verification{Ended: optionalTime(ended), Error: optionalError(err)}
+	if found.Lookupds != nil {
+		v.Found = &found
+	}
+	return v
+}
+
 // newReport makes a report of what the Loop says. topic is the one asked for, or nil.
 func newReport(now time.Time, status lookuploop.Status, topic *topicReport) report {
 	r := report{
@@ -138,6 +161,9 @@ func newReport(now time.Time, status lookuploop.Status, topic *topicReport) repo
 			LookedUp:   optionalTime(s.LookedUp),
 			NextLookup: optionalTime(s.NextLookup),
 		})
+	}
+	if v := status.Verification; v.Interval > 0 {
+		r.Verification = &regularVerification{newVerification(v.Ended, v.Error, v.Found), v.Announced}
 	}
 	if m := status.Metadata; m.Path != "" {
 		r.Metadata = &metadataReport{

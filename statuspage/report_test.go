@@ -41,7 +41,12 @@ func TestJSONIsAsDocumented(t *testing.T) {
 					LastHeartbeat: begin, RTT: 1200 * time.Microsecond,
 					Connects: 1, Commands: 4,
 				}},
-				Names:    []lookuploop.NameStatus{{Name: "lookupd.example.com:4160", Addresses: []string{"10.0.0.7:4160"}, LookedUp: begin, NextLookup: begin.Add(5 * time.Minute)}},
+				Names: []lookuploop.NameStatus{{Name: "lookupd.example.com:4160", Addresses: []string{"10.0.0.7:4160"}, LookedUp: begin, NextLookup: begin.Add(5 * time.Minute)}},
+				Verification: lookuploop.VerificationStatus{Interval: time.Minute, Ended: begin, Found: lookuploop.Verification{
+					Topics:   1,
+					Lookupds: []lookuploop.LookupdVerification{{Address: "10.0.0.7:4160", HTTPAddress: "lookupd.example.com:4161"}},
+					Findings: []lookuploop.Finding{{Kind: lookuploop.Tombstoned, Lookupd: "10.0.0.7:4160", Topic: "orders", Advice: "wait"}},
+				}},
 				Metadata: lookuploop.MetadataStatus{Path: "/var/lib/broker/nsqd.dat", LastWrite: begin, Writes: 1},
 			},
 			metadata: lookuploop.Metadata{Topics: []lookuploop.TopicMetadata{{Name: "orders", Channels: []lookuploop.ChannelMetadata{{Name: "ship"}, {Name: "mail"}}}}},
@@ -56,12 +61,13 @@ func TestJSONWithNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		loop := fakeLoop{}
 		require.JSONEq(t, `{"time": "2000-01-01T00:00:00Z", "broker": {"broadcast_address": "", "tcp_port": 0, "http_port": 0,
-			"hostname": "", "version": "", "topology_zone": "", "topology_region": "", "started": null}, "totals": {"topics": 0, "channels": 0, "lookupds": 0, "connected": 0, "complete": 0}, "lookupds": [], "metadata": null}`,
+			"hostname": "", "version": "", "topology_zone": "", "topology_region": "", "started": null}, "totals": {"topics": 0, "channels": 0, "lookupds": 0, "connected": 0, "complete": 0}, "lookupds": [], "metadata": null, "verification": null}`,
 			get(t, loop, "*/*", "/?topic=").Body.String())
 
 		loop.status.Lookupds = []lookuploop.LookupdStatus{{Address: "a:1"}}
 		loop.status.Names = []lookuploop.NameStatus{{Name: "b:1"}}
 		loop.status.Metadata = lookuploop.MetadataStatus{Path: "p"}
+		loop.status.Verification = lookuploop.VerificationStatus{Interval: 1}
 		var answer map[string]any
 		require.NoError(t, json.Unmarshal(get(t, loop, "*/*", "/").Body.Bytes(), &answer))
 		require.Equal(t, []any{map[string]any{
@@ -71,6 +77,7 @@ func TestJSONWithNothing(t *testing.T) {
 		}}, answer["lookupds"])
 		require.Equal(t, []any{map[string]any{"name": "b:1", "addresses": []any{}, "error": nil, "looked_up": nil, "next_lookup": nil}}, answer["names"])
 		require.Equal(t, map[string]any{"path": "p", "dirty": false, "last_write": nil, "last_error": nil, "writes": 0.0, "failures": 0.0}, answer["metadata"])
+		require.Equal(t, map[string]any{"ended": nil, "error": nil, "announced": 0.0, "found": nil}, answer["verification"])
 	})
 }
 
