@@ -272,3 +272,38 @@ func TestEachKindHasAdvice(t *testing.T) {
 	require.JSONEq(t, `{"kind":"tombstoned","lookupd":"lookupd.test:4161","broker":"a.test:4150","topic":"orders",
 		"advice":"an administrator hid the topic there: wait until the tombstone ends (45 s by default), or delete and create the topic at the broker"}`, string(text))
 }
+
+// Nothing is found about what came or went while the lookupd was asked.
+func TestCompareSteadyLeavesOutWhatChangedMeanwhile(t *testing.T) {
+	finding := func(kind Kind, topic, channel, detail string) Finding {
+		return Finding{kind, lookupd, "a.test:4150", topic, channel, detail}
+	}
+	type has = map[string][]string
+	for name, tt := range map[string]struct {
+		before, after, shown has // shown is what the lookupd lists
+		want                 []Finding
+	}{
+		"nothing changed":      {has{"a": {"x"}}, has{"a": {"x"}}, has{"a": {"x"}}, nil},
+		"and a topic is lost":  {has{"a": nil}, has{"a": nil}, has{}, []Finding{finding(NotListed, "a", "", "the lookupd doesn't know the topic")}},
+		"and a channel is":     {has{"a": {"x"}}, has{"a": {"x"}}, has{"a": nil}, []Finding{finding(ChannelMissing, "a", "x", "")}},
+		"and a topic is stale": {has{}, has{}, has{"a": nil}, []Finding{finding(Stale, "a", "", "")}},
+		"topic created":        {has{}, has{"a": nil}, has{}, nil},
+		"topic deleted":        {has{"a": nil}, has{}, has{"a": nil}, nil},
+		"channel created":      {has{"a": nil}, has{"a": {"x"}}, has{"a": nil}, nil},
+		"channel deleted":      {has{"a": {"x", "y"}}, has{"a": {"y"}}, has{"a": nil}, []Finding{finding(ChannelMissing, "a", "y", "")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, withNodes := range []bool{true, false} {
+				v := show(Broker{orders.Producer, tt.shown})
+				if !withNodes {
+					v.Nodes = nil
+				}
+				if _, isShown := tt.shown["a"]; !isShown {
+					v.Topics["a"] = Topic{} // it was asked about
+				}
+				require.Equal(t, tt.want, CompareSteady(orders.Producer, tt.before, tt.after, v))
+				require.Contains(t, v.Topics, "a", "the view stays as it is")
+			}
+		})
+	}
+}
