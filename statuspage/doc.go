@@ -21,14 +21,18 @@
 // the topic only. If the broker has no such topic, those of its topics that are
 // called similarly are named, unless it has more than 100,000 topics and channels.
 //
+// ?topic=orders&verify=1 asks the nsqlookupds themselves by HTTP what they show of
+// the topic, with Loop.Verify. That takes some seconds if something is wrong, and
+// 10 s at most; one such request is carried out at a time.
+//
 // The page shows nsqlookupds in trouble first. It loads itself again every 10 s,
-// until ?refresh=off. It needs neither scripts nor other files. Its links lead to
-// itself, and to what each nsqlookupd lists by HTTP.
+// until ?refresh=off, and not with ?verify=1. It needs neither scripts nor other
+// files. Its links lead to itself, and to what each nsqlookupd lists by HTTP.
 //
 // # JSON
 //
 // Fields may be added; those that are there keep name and meaning. All are
-// always present, but for the two that answer to ?topic=, and for names, which
+// always present, but for those that answer to ?topic= and ?verify=1, and for names, which
 // are there with a ResolveInterval if there are any. Times are RFC 3339
 // in UTC, durations are in seconds, errors are texts, and null stands for what
 // has not happened, or is over. Texts of nsqlookupds are cut after 1024 characters.
@@ -57,7 +61,12 @@
 //	    "known": true,                             the broker has it
 //	    "paused": false,
 //	    "channels": [{"name": "mail", "paused": false}, {"name": "ship", "paused": false}],
-//	    "similar": []                              without such a topic: names that are like it, the nearest first
+//	    "similar": [],                             without such a topic: names that are like it, the nearest first
+//	    "verification": {                          with ?verify=1 only; as "verification" below
+//	      "ended": "2000-01-01T00:00:05Z",
+//	      "error": null,
+//	      "found": {"topics": 1, "sampled": false, "lookupds": [], "findings": []}
+//	    }
 //	  },
 //	  "lookupds": [{                               in the order of the configured addresses
 //	    "address": "10.0.0.7:4160",

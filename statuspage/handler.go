@@ -2,7 +2,9 @@ package statuspage
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"mime"
 	"net/http"
 	"strconv"
@@ -17,14 +19,22 @@ type Loop interface {
 	Status() lookuploop.Status
 	TopicMetadata(topic string) (lookuploop.TopicMetadata, bool)
 	Metadata() lookuploop.Metadata
+	Verify(ctx context.Context, topics ...string) (lookuploop.Verification, error)
 }
+
+// maxVerifyTime bounds a verification that is asked for, the wait for others'
+// among it.
+const maxVerifyTime = 10 * time.Second
 
 // Handler returns the page of loop, to be mounted on any path. The package
 // documentation says what it answers. It serves any number of requests at the
 // same time, before, during and after the Loop's Run.
-func Handler(loop Loop) http.Handler { return handler{loop} }
+func Handler(loop Loop) http.Handler { return handler{loop, make(chan struct{}, 1)} }
 
-type handler struct{ loop Loop }
+type handler struct {
+	loop      Loop
+	verifying chan struct{} // full while a verification is under way, so that there is one at a time
+}
 
 // begin sets the headers of every answer. It returns false, and has answered, if
 // the method is none that reads.
@@ -48,12 +58,16 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	header, query := w.Header(), r.URL.Query()
 	snapshot := h.report(query.Get("topic"))
+	isVerified := snapshot.Topic != nil && query.Get("verify") == "1"
+	if isVerified {
+		snapshot.Topic.Verification = h.verify(r.Context(), snapshot.Topic.Name)
+	}
 	var body bytes.Buffer
 	var err error
 	header.Set("Vary", "Accept")
 	if query.Get("format") != "json" && wantsHTML(r.Header.Values("Accept")) {
 		header.Set("Content-Type", "text/html; charset=utf-8")
-		err = render(&body, snapshot, query.Get("refresh") != "off")
+		err = render(&body, snapshot, query.Get("refresh") != "off" && !isVerified)
 	} else {
 		header.Set("Content-Type", "application/json")
 		encoder := json.NewEncoder(&body)
@@ -81,6 +95,22 @@ func (h handler) report(topic string) report {
 		about.Similar = similar(topic, h.loop.Metadata().Topics)
 	}
 	return newReport(time.Now(), status, about)
+}
+
+// verify asks the lookupds what they show of a topic.
+func (h handler) verify(ctx context.Context, topic string) *verification {
+	ctx, cancel := context.WithTimeout(ctx, maxVerifyTime)
+	defer cancel()
+	var found lookuploop.Verification
+	var err error
+	select {
+	case h.verifying <- struct{}{}:
+		found, err = h.loop.Verify(ctx, topic)
+		<-h.verifying
+	case <-ctx.Done():
+		err = errors.New("others ask the lookupds, try again")
+	}
+	return new(newVerification(time.Now(), err, found))
 }
 
 // wantsHTML tells whether Accept names text/html and doesn't prefer application/json.

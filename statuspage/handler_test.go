@@ -1,12 +1,17 @@
 package statuspage
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -124,4 +129,65 @@ func TestMetadataIsAskedForFirst(t *testing.T) {
 		get(t, &loop, "*/*", url)
 		require.Equal(t, want, loop.calls, url)
 	}
+}
+
+// The lookupds are asked only when somebody asks for it, about a topic.
+func TestVerifyIsAskedFor(t *testing.T) {
+	var asked []string
+	loop := fakeLoop{verify: func(ctx context.Context, topics ...string) (lookuploop.Verification, error) {
+		_, isBounded := ctx.Deadline()
+		require.True(t, isBounded)
+		asked = append(asked, topics...)
+		return lookuploop.Verification{
+			Lookupds: []lookuploop.LookupdVerification{{Address: "a:1"}, {Address: "b:1"}},
+			Findings: []lookuploop.Finding{{Kind: lookuploop.Tombstoned, Lookupd: "b:1", Topic: "orders", Advice: "wait"}},
+		}, nil
+	}}
+	for _, query := range []string{"", "?verify=1", "?topic=orders", "?topic=orders&verify=0", "?topic=&verify=1"} {
+		require.NotContains(t, get(t, loop, browser, "/"+query).Body.String(), "a:1", query)
+	}
+	require.Empty(t, asked)
+	page := get(t, loop, browser, "/?topic=live%23ephemeral").Body.String()
+	require.Contains(t, page, `<input type="hidden" name="topic" value="live#ephemeral"><button name="verify" value="1">Ask the lookupds</button>`)
+
+	page = get(t, loop, browser, "/?topic=orders&verify=1").Body.String()
+	require.Equal(t, []string{"orders"}, asked)
+	require.NotContains(t, page, `http-equiv="refresh"`)
+	require.Contains(t, words(page), "What the lookupds themselves say a:1: it shows the broker as it is b:1: orders: tombstoned: wait Ask the lookupds again")
+}
+
+// However many ask, the lookupds hear of one at a time, and nobody waits for ever.
+func TestVerificationsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		underWay := 0
+		handler := Handler(fakeLoop{verify: func(ctx context.Context, _ ...string) (lookuploop.Verification, error) {
+			underWay++
+			require.Equal(t, 1, underWay)
+			time.Sleep(4 * time.Second)
+			underWay--
+			return lookuploop.Verification{}, lookuploop.ErrNotConnected
+		}})
+		began := time.Now()
+		var all sync.WaitGroup
+		answers := make(chan string, 10)
+		for range cap(answers) {
+			all.Go(func() {
+				answer := httptest.NewRecorder()
+				handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/?topic=orders&verify=1", nil))
+				answers <- answer.Body.String()
+			})
+		}
+		all.Wait()
+		require.LessOrEqual(t, time.Since(began), maxVerifyTime+4*time.Second)
+		close(answers)
+		counts := make(map[string]int)
+		for answer := range answers {
+			for _, text := range []string{lookuploop.ErrNotConnected.Error(), "others ask the lookupds"} {
+				if strings.Contains(answer, text) {
+					counts[text]++
+				}
+			}
+		}
+		require.Equal(t, map[string]int{lookuploop.ErrNotConnected.Error(): 3, "others ask the lookupds": 7}, counts)
+	})
 }

@@ -30,6 +30,11 @@ const browser = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avi
 type fakeLoop struct {
 	status   lookuploop.Status
 	metadata lookuploop.Metadata
+	verify   func(ctx context.Context, topics ...string) (lookuploop.Verification, error)
+}
+
+func (f fakeLoop) Verify(ctx context.Context, topics ...string) (lookuploop.Verification, error) {
+	return f.verify(ctx, topics...)
 }
 
 func (f fakeLoop) Status() lookuploop.Status { return f.status }

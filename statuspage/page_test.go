@@ -102,12 +102,12 @@ func testPageSaysHowThingsStand(t *testing.T) {
 			"commands registered 0 7 s ago", "commands not connected 3,000 never", "All topics",
 		}},
 		"without channels": {lookuploop.Status{}, "?topic=empty", []string{"Topic empty is registered at 0 of 0 lookupds It has no channels."}},
-		"unknown":          {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good}}, "?topic=typo", []string{"This broker has no topic typo So no lookupd is told of it. The broker"}},
-		"similar":          {lookuploop.Status{}, "?topic=order", []string{"So no lookupd is told of it. Similar names: orders . The broker"}},
+		"unknown":          {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good}}, "?topic=typo", []string{"This broker has no topic typo So no lookupd is told of it. Ask the lookupds The broker"}},
+		"similar":          {lookuploop.Status{}, "?topic=order", []string{"So no lookupd is told of it. Similar names: orders . Ask the lookupds The broker"}},
 		"refreshing":       {lookuploop.Status{}, "", []string{"Topic Find 2000-01-01 00:00:00 UTC , reloaded every 10 s. Stop"}},
 		"not refreshing":   {lookuploop.Status{}, "?refresh=off", []string{"Topic Find 2000-01-01 00:00:00 UTC , not reloaded. Reload every 10 s"}},
 	} {
-		page := get(t, fakeLoop{tt.status, metadata}, browser, "/"+tt.query).Body.String()
+		page := get(t, fakeLoop{status: tt.status, metadata: metadata}, browser, "/"+tt.query).Body.String()
 		for _, want := range tt.want {
 			require.Contains(t, words(page), want, name)
 		}

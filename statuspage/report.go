@@ -50,6 +50,8 @@ type topicReport struct {
 	Paused   bool                         `json:"paused"`
 	Channels []lookuploop.ChannelMetadata `json:"channels"`
 	Similar  []string                     `json:"similar"` // the nearest first
+
+	Verification *verification `json:"verification,omitempty"`
 }
 
 type lookupdReport struct {

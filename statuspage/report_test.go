@@ -1,6 +1,7 @@
 package statuspage
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -51,8 +52,11 @@ func TestJSONIsAsDocumented(t *testing.T) {
 			},
 			metadata: lookuploop.Metadata{Topics: []lookuploop.TopicMetadata{{Name: "orders", Channels: []lookuploop.ChannelMetadata{{Name: "ship"}, {Name: "mail"}}}}},
 		}
+		loop.verify = func(context.Context, ...string) (lookuploop.Verification, error) {
+			return lookuploop.Verification{Topics: 1, Lookupds: []lookuploop.LookupdVerification{}, Findings: []lookuploop.Finding{}}, nil
+		}
 		time.Sleep(5 * time.Second)
-		require.JSONEq(t, want, get(t, loop, "*/*", "/?topic=orders").Body.String())
+		require.JSONEq(t, want, get(t, loop, "*/*", "/?topic=orders&verify=1").Body.String())
 	})
 }
 
