@@ -162,10 +162,7 @@ func (p *modelPeer) ask(t require.TestingT, room int) {
 		p.probe = newModelConn()
 	}
 	if p.reg.ProbeDone(p.cursor) {
-		p.probe.arriving = append(p.probe.arriving, p.reg.ProbeFarewell(p.cursor, nil)...)
-		p.serveProbe(t, len(p.probe.arriving))
-		p.answerProbe(len(p.probe.answers))
-		p.loseProbe(false)
+		p.leave(t)
 		return
 	}
 	chunk := p.reg.Probe(p.cursor, p.now, room, nil)
@@ -174,6 +171,16 @@ func (p *modelPeer) ask(t require.TestingT, room int) {
 		p.checkTruth(t, c)
 	}
 	p.probe.arriving = append(p.probe.arriving, chunk...)
+}
+
+// leave lets the probe end in order, if it is up, perhaps amid its questions.
+func (p *modelPeer) leave(t require.TestingT) {
+	if p.probe.isUp {
+		p.probe.arriving = append(p.probe.arriving, p.reg.ProbeFarewell(p.cursor, nil)...)
+		p.serveProbe(t, len(p.probe.arriving))
+		p.answerProbe(len(p.probe.answers))
+		p.loseProbe(false)
+	}
 }
 
 // serve lets lookupd process n commands of the main connection.

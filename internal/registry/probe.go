@@ -74,11 +74,13 @@ func (r *Registry) ProbeRefused(c *Cursor, cmd Command, wholeTopic bool, reason 
 		c.farewell = c.farewell[min(1, len(c.farewell)):]
 		return
 	}
+	taken := len(c.ephemerals) // of which there are none after the farewell
 	for _, a := range c.asked { // from cmd on, lookupd took nothing
 		if a.ephemeral {
-			c.ephemerals = c.ephemerals[:len(c.ephemerals)-1]
+			taken--
 		}
 	}
+	c.ephemerals = c.ephemerals[:max(taken, 0)]
 	topic := c.aside[cmd.topic()] // if the main connection has it, it is only refused together with this channel
 	c.refuse(cmd, wholeTopic && topic != nil && !topic.onMain, reason, now, c.told)
 	c.within, c.group = 0, firstGroup

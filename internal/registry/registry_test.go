@@ -66,6 +66,11 @@ func TestRegistryConvergesAtEveryLookupd(t *testing.T) {
 			"answer":  func(t *rapid.T) { w.drawPeer(t).answer(upTo(t, 3)) },
 			"lose":    func(t *rapid.T) { w.drawPeer(t).lose(rapid.Bool().Draw(t, "severed")) },
 			"resync":  func(t *rapid.T) { w.drawPeer(t).resync() },
+			"end": func(t *rapid.T) {
+				p := w.drawPeer(t)
+				p.leave(t)
+				p.lose(rapid.Bool().Draw(t, "severed"))
+			},
 			"administrator deletes": func(t *rapid.T) {
 				w.drawPeer(t).administratorDeletes(rapid.SampledFrom(modelNames).Draw(t, "name"))
 			},

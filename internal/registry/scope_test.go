@@ -84,6 +84,12 @@ var scopeMoves = func() (moves []scopeMove) {
 				return wasUp
 			})
 		}
+		peer("end", func(p *modelPeer, t require.TestingT) bool {
+			wasUp := p.main.isUp
+			p.leave(t)
+			p.lose(false)
+			return wasUp
+		})
 		peer("answer", func(p *modelPeer, _ require.TestingT) bool {
 			busy := len(p.main.answers) > 0
 			p.answer(1)
@@ -187,13 +193,14 @@ func (h history) play(t require.TestingT) *registryWorld {
 	return w
 }
 
-// TestHistoriesThatFailedOnce plays short histories after which lookupd was asked
-// about one name for ever.
+// TestHistoriesThatFailedOnce plays short histories after one of which the registry
+// panicked, and after the others asked lookupd about one name for ever.
 func TestHistoriesThatFailedOnce(t *testing.T) {
 	for name, h := range map[string]history{
 		"lookupd still closes when it is tried again":       historyOf(4, "wait"),
 		"a channel in doubt, and then its topic is refused": historyOf(4, "refuse b", "wait", "lookupd 1: ask 1", "lookupd 1: resync"),
 		"lookupd closes at a name that passed the probe":    historyOf(4, "refuse a", "wait", "lookupd 1: ask 1", "lookupd 1: serve the probe, refusals lost: false", "close at b y#ephemeral"),
+		"lookupd refuses what a probe asked that ends":      historyOf(4, "refuse b y#ephemeral", "wait", "lookupd 1: ask 1", "lookupd 1: end"),
 		"the topic of a refused channel is refused":         historyOf(3, "refuse a", "flip a x", "flip a x"),
 	} {
 		t.Run(name, func(t *testing.T) { h.play(t).settle(t) })
