@@ -159,11 +159,9 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 		p.backoff.reset()
 		wait = p.backoff.draw()
 	case !p.syncedAt.IsZero():
-		p.backoff.held(time.Since(p.syncedAt))
-		wait = p.backoff.next()
+		wait = p.backoff.held(time.Since(p.syncedAt))
 	case p.state.Load().state == Connected && !isHanging: // it is there
-		p.backoff.held(0)
-		wait = p.backoff.next()
+		wait = p.backoff.held(0)
 	default:
 		wait = p.backoff.next()
 	}
@@ -288,10 +286,16 @@ func (b *backoff) reset() { b.limit = 0 }
 // or that broke before without hanging.
 const syncedBackoff = time.Second
 
-// held is for a connection that ended after lookupd had been in sync for d. So
-// the pauses stay short for one that is restarted often, and get longer, within
-// syncedBackoff, for one that breaks at once on what it acknowledged.
-func (b *backoff) held(d time.Duration) { b.limit = max(min(b.limit, syncedBackoff)-d, 0) }
+// held draws the pause after a connection that ended when lookupd had been in sync
+// for d. So the pauses stay short for one that is restarted often, and get longer,
+// within syncedBackoff, for one that breaks at once on what it acknowledged.
+func (b *backoff) held(d time.Duration) time.Duration {
+	b.limit = max(min(b.limit, syncedBackoff)-d, 0)
+	if b.limit == 0 && d >= b.min { // that was no failure
+		return b.draw()
+	}
+	return b.next()
+}
 
 // next draws a pause and doubles the limit.
 func (b *backoff) next() time.Duration {
