@@ -46,12 +46,12 @@ func (pr *probe) stop() {
 func (pr *probe) run() {
 	defer close(pr.ended)
 	defer pr.cancel()
+	defer pr.peer.probeError.Store(nil)
 	pauses := backoff{min: pr.peer.opts.MinBackoff, max: pr.peer.opts.MaxBackoff}
 	for pr.ctx.Err() == nil {
 		gotOn, err := pr.once()
 		switch {
 		case err == nil:
-			pr.peer.probeError.Store(nil)
 			return
 		case gotOn:
 			pauses.reset()
@@ -60,9 +60,25 @@ func (pr *probe) run() {
 			err = fmt.Errorf("lookuploop: %s: second connection, for names in doubt: %w", pr.peer.address, err)
 			pr.peer.probeError.Store(&err)
 		}
+		if !pr.pause(pauses.next()) {
+			return
+		}
+	}
+}
+
+// pause waits before the next connection, and tells whether one is needed still.
+func (pr *probe) pause(d time.Duration) bool {
+	end := time.After(d)
+	for {
 		select {
-		case <-time.After(pauses.next()):
+		case <-end:
+			return true
+		case <-pr.news:
+			if isNeeded, _ := pr.peer.reg.NeedsProbe(pr.peer.cursor, time.Now()); !isNeeded {
+				return false
+			}
 		case <-pr.ctx.Done():
+			return false
 		}
 	}
 }

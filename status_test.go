@@ -357,6 +357,31 @@ func TestResponseErrorSaysWhoWhatAndWhy(t *testing.T) {
 	}
 }
 
+// With nothing in doubt there is no second connection that could fail.
+func TestStatusForgetsWhyTheProbeFailed(t *testing.T) {
+	for name, isAway := range map[string]bool{"while it waits": false, "while lookupd is away": true} {
+		inBubble(t, func(t *testing.T) {
+			s := newScene(t, 1)
+			badTopic(s.lookupds[0], "bad")
+			s.notify(TopicCreated("bad"), TopicCreated("good"))
+			s.run()
+			s.settled()
+			lift := s.lookupds[0].Do(lookupdtest.On("IDENTIFY", lookupdtest.Reply("NO")))
+			time.Sleep(time.Minute)
+			require.ErrorContains(t, s.status(1).LastError, "second connection")
+			if isAway {
+				s.lookupds[0].CloseConnections()
+			}
+			s.notify(TopicDeleted("bad"))
+			synctest.Wait()
+			lift()
+			s.registered()
+			synctest.Wait()
+			require.NoError(t, s.status(1).LastError, name)
+		})
+	}
+}
+
 func TestErrorAnswerIsTakenApart(t *testing.T) {
 	loop := newLoop(t)
 	require.NoError(t, loop.Notify(TopicCreated("orders"), ChannelCreated("orders", "mail")))

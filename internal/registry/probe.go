@@ -74,7 +74,7 @@ func (r *Registry) ProbeRefused(c *Cursor, cmd Command, wholeTopic bool, reason 
 		c.farewell = c.farewell[min(1, len(c.farewell)):]
 		return
 	}
-	taken := len(c.ephemerals) // of which there are none after the farewell
+	taken := len(c.ephemerals)  // of which there are none after the farewell
 	for _, a := range c.asked { // from cmd on, lookupd took nothing
 		if a.ephemeral {
 			taken--
@@ -146,12 +146,17 @@ func (c *Cursor) beginRetry(now time.Time) {
 
 // isAsking tells whether there is something to ask lookupd right now.
 func (c *Cursor) isAsking() bool {
-	for ; len(c.queue) > 0; c.queue = c.queue[1:] {
-		if a := c.queue[0]; a.state == waiting && c.aside[a.entry] == a {
-			return true
-		}
+	c.queue, c.struck, c.idle = c.skipGone(c.queue, waiting), c.skipGone(c.struck, waiting), c.skipGone(c.idle, refused)
+	c.retryAll = min(c.retryAll, len(c.idle))
+	return len(c.queue)+len(c.asked)+len(c.uncovered)+len(c.struck)+c.retryAll > 0
+}
+
+// skipGone takes those off the head of a queue that are in that state no more.
+func (c *Cursor) skipGone(queue []*aside, state asideState) []*aside {
+	for len(queue) > 0 && (queue[0].state != state || c.aside[queue[0].entry] != queue[0]) {
+		queue = queue[1:]
 	}
-	return len(c.asked) > 0 || len(c.uncovered) > 0 || len(c.struck) > 0 || c.retryAll > 0
+	return queue
 }
 
 // Probe appends what the probe is to ask next to out, limit commands at most. It
