@@ -1,45 +1,48 @@
-// Package statuspage shows over HTTP what a Loop knows of its nsqlookupds and
-// of nsqd.dat: as a page for people, and as JSON for programs.
+// Package statuspage serves the status of a Loop over HTTP: as a page for people,
+// and as JSON for programs. It shows each nsqlookupd, the names that are looked up,
+// nsqd.dat, and the findings of verifications.
 //
 //	mux.Handle("/debug/lookuploop", statuspage.Handler(loop))
+//	mux.Handle("/ready", statuspage.Ready(loop, 1))
 //
-// It shows addresses, names and error texts to whoever may ask, so mount it
-// where the broker's other debugging pages are.
-//
-// [Ready] is a handler for readiness probes, of Kubernetes for example.
+// [Handler] shows addresses, names and error texts to everyone who can reach it.
+// Serve it where the other debugging pages of the broker are, not to the public.
+// [Ready] is for readiness probes, for example those of Kubernetes.
 //
 // # Requests
 //
-// GET and HEAD are answered, on any path. The answer is JSON, unless the
-// request's Accept names text/html and doesn't prefer application/json, as
-// browsers do, or unless the address has ?format=json. Nothing may be cached, and
-// a new snapshot is taken each time.
+// Handler answers GET and HEAD on any path. Each answer is a new snapshot and must
+// not be cached. The answer is JSON, unless the Accept header names text/html and
+// doesn't prefer application/json, as browsers do. It is always JSON with
+// ?format=json.
 //
-// ?topic=orders asks why consumers don't find the broker by that topic. The
-// answer says whether the broker has the topic and with which channels, and
-// for each nsqlookupd whether it lists the topic; refused names are those of
-// the topic only. If the broker has no such topic, those of its topics that are
-// called similarly are named, unless it has more than 100,000 topics and channels.
+// ?topic=orders is about one topic. Use it if consumers don't find the broker for
+// that topic. The answer says whether the broker has the topic, which channels it
+// has, and for each nsqlookupd whether the topic is registered there. Refused names
+// of other topics are left out. If the broker doesn't have the topic, the answer
+// contains similar names, unless the broker has more than 100,000 topics and
+// channels.
 //
-// ?topic=orders&verify=1 asks the nsqlookupds themselves by HTTP what they show of
-// the topic, with Loop.Verify. That takes some seconds if something is wrong, and
-// 10 s at most; one such request is carried out at a time.
+// ?topic=orders&verify=1 also calls Loop.Verify, which asks the nsqlookupds over
+// HTTP what they list for the topic. This takes a few seconds if there are findings,
+// and at most 10 s. Only one such request runs at a time; others wait.
 //
-// The page shows nsqlookupds in trouble first. It loads itself again every 10 s,
-// until ?refresh=off, and not with ?verify=1. It needs neither scripts nor other
-// files. Its links lead to itself, and to what each nsqlookupd lists by HTTP.
+// The page lists nsqlookupds with problems first. It reloads every 10 s, but not
+// with ?refresh=off or ?verify=1. It needs no scripts and no other files. Its links
+// lead to the page itself and to the HTTP API of each nsqlookupd.
 //
 // # JSON
 //
-// Fields may be added; those that are there keep name and meaning. All are
-// always present, but for those that answer to ?topic= and ?verify=1, and for names, which
-// are there with a ResolveInterval if there are any. Times are RFC 3339
-// in UTC, durations are in seconds, errors are texts, and null stands for what
-// has not happened, or is over. Texts of nsqlookupds are cut after 1024 characters.
+// New fields may be added. Existing fields keep their name and meaning. Every field
+// is always present, with these exceptions: fields for ?topic= and ?verify=1 are
+// present only with that parameter, and names only if names are looked up. Times are
+// RFC 3339 in UTC. Durations are in seconds. Errors are strings. null means that
+// something has not happened yet or no longer applies. Texts from an nsqlookupd are
+// truncated to 1024 characters.
 //
 //	{
 //	  "time": "2000-01-01T00:00:05Z",              when the snapshot was taken
-//	  "broker": {                                  what the nsqlookupds are told of it
+//	  "broker": {                                  what the nsqlookupds are told about the broker
 //	    "broadcast_address": "broker.example.com",
 //	    "tcp_port": 4150,
 //	    "http_port": 4151,
@@ -47,22 +50,22 @@
 //	    "version": "1.3.0",
 //	    "topology_zone": "",
 //	    "topology_region": "",
-//	    "started": "2000-01-01T00:00:00Z"          null before Run
+//	    "started": "2000-01-01T00:00:00Z"          when Run was called; null before
 //	  },
 //	  "totals": {
-//	    "topics": 1,                               that the broker has
+//	    "topics": 1,                               number of topics of the broker
 //	    "channels": 2,
 //	    "lookupds": 1,
 //	    "connected": 1,
-//	    "complete": 0                              connected, nothing pending, nothing refused
+//	    "complete": 0                              those that are connected, with nothing pending or refused
 //	  },
 //	  "topic": {                                   with ?topic= only
 //	    "name": "orders",
-//	    "known": true,                             the broker has it
+//	    "known": true,                             whether the broker has it
 //	    "paused": false,
 //	    "channels": [{"name": "mail", "paused": false}, {"name": "ship", "paused": false}],
-//	    "similar": [],                             without such a topic: names that are like it, the nearest first
-//	    "verification": {                          with ?verify=1 only; as "verification" below
+//	    "similar": [],                             similar names if the topic is unknown, the nearest first
+//	    "verification": {                          with ?verify=1 only; see "verification" below
 //	      "ended": "2000-01-01T00:00:05Z",
 //	      "error": null,
 //	      "found": {"topics": 1, "sampled": false, "lookupds": [], "findings": []}
@@ -70,29 +73,29 @@
 //	  },
 //	  "lookupds": [{                               in the order of the configured addresses
 //	    "address": "10.0.0.7:4160",
-//	    "names": ["lookupd.example.com:4160"],     the configured addresses that led there
+//	    "names": ["lookupd.example.com:4160"],     the configured addresses that lead to it
 //	    "state": "connected",                      or "connecting", "disconnected"
 //	    "since": "2000-01-01T00:00:00Z",           when it entered the state
 //	    "complete": false,
-//	    "missing_since": "2000-01-01T00:00:00Z",   since when it isn't complete
-//	    "topic_state": "registered",               with ?topic= only, of a topic that is known; see below
+//	    "missing_since": "2000-01-01T00:00:00Z",   since when it isn't complete; null if it is
+//	    "topic_state": "registered",               with ?topic= only, if the broker has the topic; see below
 //	    "pending": 0,                              changes it has not acknowledged
-//	    "refused": [{                              names that it refused, oldest first
+//	    "refused": [{                              the refused names, oldest first
 //	      "topic": "orders",
-//	      "channel": "ship",                       empty when the topic itself is refused
+//	      "channel": "ship",                       empty if the topic itself is refused
 //	      "command": "REGISTER",
 //	      "code": "E_BAD_CHANNEL",
 //	      "message": "REGISTER channel name 'ship' is not valid"
 //	    }],
 //	    "last_error": null,                        why the last connection failed or ended
-//	    "resolve_error": null,                     why its name could not be looked up again
-//	    "next_attempt": null,                      when it will be connected to, not before
-//	    "last_heartbeat": "2000-01-01T00:00:00Z",  when it last answered a PING or IDENTIFY
-//	    "round_trip_seconds": 0.0012,              how long that took
-//	    "connects": 1,                             connections that came as far as connected
-//	    "failures": 0,                             connections and attempts that failed
-//	    "commands": 4,                             commands sent
-//	    "peer": {                                  what it says of itself
+//	    "resolve_error": null,                     why the last look-up of its name failed
+//	    "next_attempt": null,                      earliest time of the next attempt to connect; null unless disconnected
+//	    "last_heartbeat": "2000-01-01T00:00:00Z",  time of its last answer to PING or IDENTIFY
+//	    "round_trip_seconds": 0.0012,              round-trip time of that answer
+//	    "connects": 1,                             number of times that it became connected
+//	    "failures": 0,                             number of connections and attempts that failed
+//	    "commands": 4,                             number of commands sent
+//	    "peer": {                                  what it answered to IDENTIFY
 //	      "tcp_port": 4160,
 //	      "http_port": 4161,
 //	      "version": "1.3.0",
@@ -100,44 +103,47 @@
 //	      "broadcast_address": "lookupd.example.com"
 //	    }
 //	  }],
-//	  "names": [{                                  that are looked up, in the order of the configured addresses
+//	  "names": [{                                  the names that are looked up, in the configured order
 //	    "name": "lookupd.example.com:4160",
-//	    "addresses": ["10.0.0.7:4160"],            lookupds that it leads to
-//	    "error": null,                             why the last look-up failed, wholly or in part
+//	    "addresses": ["10.0.0.7:4160"],            the nsqlookupds that it leads to
+//	    "error": null,                             why the last look-up failed or partly failed
 //	    "looked_up": "2000-01-01T00:00:00Z",       when the last look-up ended
-//	    "next_lookup": "2000-01-01T00:05:00Z"      null while one is going on
+//	    "next_lookup": "2000-01-01T00:05:00Z"      start of the next look-up; null during one
 //	  }],
 //	  "metadata": {                                null without a DataPath
 //	    "path": "/var/lib/broker/nsqd.dat",
-//	    "dirty": false,                            something isn't on disk yet
-//	    "last_write": "2000-01-01T00:00:00Z",      that succeeded
-//	    "last_error": null,                        of the last write
-//	    "writes": 1,                               that succeeded
-//	    "failures": 0
+//	    "dirty": false,                            whether there are changes that aren't on disk yet
+//	    "last_write": "2000-01-01T00:00:00Z",      time of the last successful write
+//	    "last_error": null,                        error of the last write
+//	    "writes": 1,                               number of successful writes
+//	    "failures": 0                              number of failed writes
 //	  },
 //	  "verification": {                            null without a VerifyInterval
-//	    "ended": "2000-01-01T00:00:00Z",           when the last one did
-//	    "error": null,                             why nobody could be asked in it
-//	    "announced": 0,                            topics announced again to lookupds that had lost them
-//	    "found": {                                 by the last one that didn't fail; null if none has ended
-//	      "topics": 1,                             that the lookupds were asked about
-//	      "sampled": false,                        the broker has more
+//	    "ended": "2000-01-01T00:00:00Z",           when the last verification ended
+//	    "error": null,                             why it failed
+//	    "announced": 0,                            number of topics announced again, counted for each nsqlookupd
+//	    "found": {                                 result of the last one that didn't fail; null before the first
+//	      "topics": 1,                             number of topics that were checked
+//	      "sampled": false,                        whether they are a random sample
 //	      "lookupds": [{
 //	        "address": "10.0.0.7:4160",
 //	        "http_address": "lookupd.example.com:4161",
-//	        "pending": 0                           if there are changes pending, topics weren't compared; there is an "error" if it couldn't be asked
+//	        "pending": 0                           if it is above 0, topics weren't compared; also "error" if it couldn't be asked
 //	      }],
-//	      "findings": [{                           with "channel" and "detail" if there are such
+//	      "findings": [{                           also "channel" and "detail" if they apply
 //	        "kind": "tombstoned",
-//	        "lookupd": "10.0.0.7:4160",            missing when it is about the broadcast address
-//	        "topic": "orders",                     missing when it is about all topics
+//	        "lookupd": "10.0.0.7:4160",            missing if it is about the broadcast address
+//	        "topic": "orders",                     missing if it is about all topics
 //	        "advice": "wait"
 //	      }]
 //	    }
 //	  }
 //	}
 //
-// topic_state is "refused" (the topic itself), "not connected", "pending" (it
-// has not acknowledged all changes, so it may or may not list the topic yet)
-// or "registered".
+// topic_state is one of:
+//
+//   - "registered": the nsqlookupd acknowledged the topic.
+//   - "pending": it has not acknowledged all changes, so the topic may be missing.
+//   - "refused": it refused the topic itself.
+//   - "not connected": there is no connection to it.
 package statuspage

@@ -14,7 +14,7 @@ import (
 	"github.com/lookuploop/lookuploop"
 )
 
-// Loop is what is shown: a *lookuploop.Loop, or a stand-in in tests.
+// Loop is what the page shows. *lookuploop.Loop implements it; tests may use a fake.
 type Loop interface {
 	Status() lookuploop.Status
 	TopicMetadata(topic string) (lookuploop.TopicMetadata, bool)
@@ -22,13 +22,14 @@ type Loop interface {
 	Verify(ctx context.Context, topics ...string) (lookuploop.Verification, error)
 }
 
-// maxVerifyTime bounds a verification that is asked for, the wait for others'
-// among it.
+// maxVerifyTime bounds a requested verification, including the wait for the one
+// before it.
 const maxVerifyTime = 10 * time.Second
 
-// Handler returns the page of loop, to be mounted on any path. The package
-// documentation says what it answers. It serves any number of requests at the
-// same time, before, during and after the Loop's Run.
+// Handler returns a handler that serves the status of loop as a page and as JSON.
+// It can be mounted on any path. The package documentation describes requests and
+// answers. The handler may be used concurrently, and before, during and after the
+// Run of the Loop.
 func Handler(loop Loop) http.Handler { return handler{loop, make(chan struct{}, 1)} }
 
 type handler struct {
@@ -108,7 +109,7 @@ func (h handler) verify(ctx context.Context, topic string) *verification {
 		found, err = h.loop.Verify(ctx, topic)
 		<-h.verifying
 	case <-ctx.Done():
-		err = errors.New("others ask the lookupds, try again")
+		err = errors.New("another verification is running, try again")
 	}
 	return new(newVerification(time.Now(), err, found))
 }

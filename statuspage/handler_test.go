@@ -153,7 +153,7 @@ func TestVerifyIsAskedFor(t *testing.T) {
 	page = get(t, loop, browser, "/?topic=orders&verify=1").Body.String()
 	require.Equal(t, []string{"orders"}, asked)
 	require.NotContains(t, page, `http-equiv="refresh"`)
-	require.Contains(t, words(page), "What the lookupds themselves say a:1: it shows the broker as it is b:1: orders: tombstoned: wait Ask the lookupds again")
+	require.Contains(t, words(page), "What the lookupds list a:1: it lists the broker correctly b:1: orders: tombstoned: wait Ask the lookupds again")
 }
 
 // However many ask, the lookupds hear of one at a time, and nobody waits for ever.
@@ -182,12 +182,12 @@ func TestVerificationsTakeTurns(t *testing.T) {
 		close(answers)
 		counts := make(map[string]int)
 		for answer := range answers {
-			for _, text := range []string{lookuploop.ErrNotConnected.Error(), "others ask the lookupds"} {
+			for _, text := range []string{lookuploop.ErrNotConnected.Error(), "another verification is running"} {
 				if strings.Contains(answer, text) {
 					counts[text]++
 				}
 			}
 		}
-		require.Equal(t, map[string]int{lookuploop.ErrNotConnected.Error(): 3, "others ask the lookupds": 7}, counts)
+		require.Equal(t, map[string]int{lookuploop.ErrNotConnected.Error(): 3, "another verification is running": 7}, counts)
 	})
 }

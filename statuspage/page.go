@@ -152,7 +152,7 @@ func (v verification) Lines() (lines []string) {
 		case l.Pending > 0:
 			lines = append(lines, fmt.Sprintf("%s: it has not acknowledged %s, so its topics were not compared", l.Address, count(l.Pending, "change")))
 		case !isWrong:
-			lines = append(lines, l.Address+": it shows the broker as it is")
+			lines = append(lines, l.Address+": it lists the broker correctly")
 		}
 	}
 	shown := v.Found.Findings[:min(len(v.Found.Findings), maxFindings)]

@@ -78,23 +78,23 @@ func testPageSaysHowThingsStand(t *testing.T) {
 			"/data/nsqd.dat not everything is on disk yet ; not written yet, 0 writes, 1 failure. Last error: disk full",
 		}},
 		"not verified yet": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1}}, "", []string{
-			"What consumers are shown not looked at yet, 0 topics announced again.",
+			"What consumers find not verified yet, 0 topics announced again.",
 		}},
 		"nobody to verify with": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1, Ended: now, Error: errors.New("lookuploop: no lookupd")}}, "", []string{
-			"What consumers are shown looked at 0 s ago , 0 topics announced again. no lookupd For programs",
+			"What consumers find verified 0 s ago , 0 topics announced again. no lookupd For programs",
 		}},
 		"verified": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1, Ended: now, Announced: 1, Found: lookuploop.Verification{
 			Topics: 200, Sampled: true,
 			Lookupds: []lookuploop.LookupdVerification{{Address: "a:1"}, {Address: "b:1", Pending: 2}, {Address: "c:1", Err: errors.New("lookuploop: c:1: refused")}},
 		}}}, "", []string{
-			"What consumers are shown nothing is wrong with 200 topics, a sample; looked at 0 s ago , 1 topic announced again. " +
-				"a:1: it shows the broker as it is b:1: it has not acknowledged 2 changes, so its topics were not compared c:1: refused For programs",
+			"What consumers find no findings in a sample of 200 topics; verified 0 s ago , 1 topic announced again. " +
+				"a:1: it lists the broker correctly b:1: it has not acknowledged 2 changes, so its topics were not compared c:1: refused For programs",
 		}},
 		"findings": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1, Ended: now, Found: lookuploop.Verification{
 			Topics: 1, Lookupds: []lookuploop.LookupdVerification{{Address: "a:1"}},
 			Findings: slices.Repeat([]lookuploop.Finding{{Kind: lookuploop.Tombstoned, Lookupd: "a:1", Topic: "orders", Advice: "wait"}}, maxFindings+2),
 		}}}, "", []string{
-			"22 findings with 1 topic; looked at 0 s ago , 0 topics announced again. a:1: orders: tombstoned: wait a:1:",
+			"22 findings in 1 topic; verified 0 s ago , 0 topics announced again. a:1: orders: tombstoned: wait a:1:",
 			"a:1: orders: tombstoned: wait 2 more findings; all are in the JSON For programs",
 		}},
 		"a topic": {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good, bad}}, "?topic=orders", []string{
@@ -102,8 +102,8 @@ func testPageSaysHowThingsStand(t *testing.T) {
 			"commands registered 0 7 s ago", "commands not connected 3,000 never", "All topics",
 		}},
 		"without channels": {lookuploop.Status{}, "?topic=empty", []string{"Topic empty is registered at 0 of 0 lookupds It has no channels."}},
-		"unknown":          {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good}}, "?topic=typo", []string{"This broker has no topic typo So no lookupd is told of it. Ask the lookupds The broker"}},
-		"similar":          {lookuploop.Status{}, "?topic=order", []string{"So no lookupd is told of it. Similar names: orders . Ask the lookupds The broker"}},
+		"unknown":          {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good}}, "?topic=typo", []string{"This broker has no topic typo So it is not registered at any lookupd. Ask the lookupds The broker"}},
+		"similar":          {lookuploop.Status{}, "?topic=order", []string{"So it is not registered at any lookupd. Similar names: orders . Ask the lookupds The broker"}},
 		"refreshing":       {lookuploop.Status{}, "", []string{"Topic Find 2000-01-01 00:00:00 UTC , reloaded every 10 s. Stop"}},
 		"not refreshing":   {lookuploop.Status{}, "?refresh=off", []string{"Topic Find 2000-01-01 00:00:00 UTC , not reloaded. Reload every 10 s"}},
 	} {
@@ -111,10 +111,15 @@ func testPageSaysHowThingsStand(t *testing.T) {
 		for _, want := range tt.want {
 			require.Contains(t, words(page), want, name)
 		}
+		for _, section := range sectionElement.FindAllStringSubmatch(page, -1) {
+			require.Contains(t, levels, level(section[1]), "page.css has no colour for it: %s", name)
+		}
 		require.Equal(t, name != "not refreshing", strings.Contains(page, `<meta http-equiv="refresh" content="10">`), name)
 		require.Equal(t, name == "not refreshing", strings.Contains(page, `<input type="hidden" name="refresh" value="off">`), name)
 	}
 }
+
+var sectionElement = regexp.MustCompile(`<section class="(\w*)"`)
 
 func TestLinksKeepTheTopic(t *testing.T) {
 	loop := fakeLoop{status: lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{

@@ -5,15 +5,18 @@ import (
 	"net/http"
 )
 
-// Ready returns a handler for readiness probes, to be mounted on any path. It
-// answers a GET or HEAD with 200 if n nsqlookupds (n <= 0: all that are
-// configured) know everything that the broker has, and with 503 otherwise. The
-// body says in words which are missing and why. It never waits.
+// Ready returns a handler for readiness probes. It can be mounted on any path:
 //
 //	mux.Handle("/ready", statuspage.Ready(loop, 1))
 //
-// With n <= 0 one nsqlookupd that is down takes the broker out of service, and a
-// broker without addresses is ready. So n is 1 mostly: consumers find the broker.
+// It answers GET and HEAD with status 200 if n nsqlookupds know everything that
+// the broker has, and with 503 otherwise. n <= 0 means all configured nsqlookupds.
+// The body of a 503 says which nsqlookupds are missing and why. The handler never
+// waits and may be used concurrently.
+//
+// Use 1 for n in most cases: consumers can then find the broker. With n <= 0, a
+// single nsqlookupd that is down takes the broker out of service, and a broker
+// without addresses is ready.
 func Ready(loop interface{ Registered(n int) error }, n int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !begin(w, r) {
