@@ -120,6 +120,39 @@ func TestTestsThatTheDocumentationNamesExist(t *testing.T) {
 	}
 }
 
+// README.md lists each message of the log.
+func TestREADMENamesEachLogMessage(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(readme), "## What the log says")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	messages := 0
+	for _, name := range filesOfTheLibrary(t) {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		ast.Inspect(parseFile(t, name, parser.SkipObjectResolution), func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			method, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || len(call.Args) == 0 || !slices.Contains([]string{"Debug", "Info", "Warn", "Error"}, method.Sel.Name) {
+				return true
+			}
+			message, ok := call.Args[0].(*ast.BasicLit)
+			require.True(t, ok, "%s: the message is no literal", name)
+			text, err := strconv.Unquote(message.Value)
+			require.NoError(t, err)
+			require.Contains(t, section, "| "+strings.ToLower(method.Sel.Name)+" | `"+text+"` |", name)
+			messages++
+			return true
+		})
+	}
+	require.Equal(t, messages, strings.Count(section, "\n| ")-1, "messages that README.md lists")
+}
+
 // A release has one version: that of the library, of the changelog's first heading,
 // and of what the other modules require.
 func TestTheVersionIsTheSameEverywhere(t *testing.T) {

@@ -56,8 +56,7 @@ type Options struct {
 	// semantic versions of all producers and marks those below the highest as out
 	// of date; one that it can't parse counts as 0.0.0. So use the version of nsqd,
 	// and append the broker's own version after a plus, which isn't compared, as
-	// in 1.3.0+broker.2.7. Default:
-	// 1.3.0+lookuploop.0.1.0, for nsqd and this library.
+	// in 1.3.0+broker.2.7. Default: 1.3.0+lookuploop.0.1.0, for nsqd and this library.
 	Version string
 
 	// TopologyZone and TopologyRegion are sent to nsqlookupd if they aren't empty.
@@ -146,15 +145,16 @@ type Options struct {
 	// Default: net.Dialer's DialContext.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// HTTPClient is used by TopicChannels and verifications. Default: a client that gives up after
-	// ResponseTimeout, follows no redirects and uses no proxy.
+	// HTTPClient is used by TopicChannels and verifications. Default: a client that
+	// gives up after ResponseTimeout, follows no redirects and uses no proxy.
 	HTTPClient *http.Client
 
-	// Logger gets the first failure of an nsqlookupd, those for another reason, a
-	// reminder every 10 minutes, and when it is back; and failed writes. The level
-	// Debug has each command. It is called with no lock held; while it blocks, that
-	// nsqlookupd waits, or nsqd.dat. Default: slog.Default(). slog.DiscardHandler
-	// silences it.
+	// Logger receives a line when an nsqlookupd fails, when the reason changes, every
+	// 10 minutes while it fails, and when it is back; when writes of nsqd.dat or
+	// look-ups of a name begin to fail; and what VerifyInterval finds. README.md lists
+	// the messages. Level Debug has each command. Logger is called with no lock held;
+	// while it blocks, that nsqlookupd or nsqd.dat waits. Default: slog.Default().
+	// slog.DiscardHandler discards everything.
 	Logger *slog.Logger
 
 	// OnStateChange is called after each state change of a connection, from the

@@ -36,11 +36,10 @@ const (
 // contains its error. If there is none to ask, Verify returns [ErrNotConnected]. A
 // request is bounded by HTTPClient of [Options], and everything by ctx.
 //
-// An nsqlookupd with 100,000 registrations needs about 2 ms for each topic,
-// and 0.2 to 0.4 s for a sample of 200. Only if
-// there is a difference, Verify also requests /nodes, to detect tombstones. With 100
-// brokers that takes seconds. If it takes longer than HTTPClient allows, tombstoned
-// topics are reported as [NotListed].
+// An nsqlookupd with 100,000 registrations needs about 2 ms for each topic, and 0.2
+// to 0.4 s for a sample of 200. Only if there is a difference, Verify also requests
+// /nodes, to detect tombstones. With 100 brokers that takes seconds. If it takes
+// longer than HTTPClient allows, tombstoned topics are reported as [NotListed].
 func (l *Loop) Verify(ctx context.Context, topics ...string) (Verification, error) {
 	for _, topic := range topics {
 		if !nsq.IsValidTopicName(topic) {
@@ -302,12 +301,12 @@ func (k knownFindings) update(q question, v Verification, log *slog.Logger) {
 		if !k[brief] {
 			k[brief] = true
 			if n++; n <= most {
-				log.Warn("consumers don't find the broker as it is", "finding", f)
+				log.Warn("verification found a problem", "finding", f)
 			}
 		}
 	}
 	if n > most {
-		log.Warn("consumers don't find the broker as it is", "more findings", n-most)
+		log.Warn("verification found more problems", "more", n-most)
 	}
 	n = 0
 	for f := range k {
@@ -317,7 +316,7 @@ func (k knownFindings) update(q question, v Verification, log *slog.Logger) {
 		}
 	}
 	if n > 0 {
-		log.Info("consumers find the broker better again", "findings over", n, "left", len(k))
+		log.Info("problems are resolved", "resolved", n, "remaining", len(k))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -41,7 +42,7 @@ func verifiesEachMinute(t *testing.T, prepare func(*scene)) (s *scene, log func(
 		mu.Lock()
 		defer mu.Unlock()
 		for line := range strings.Lines(text.String()) {
-			if _, about, ok := strings.Cut(line, `msg="consumers `); ok {
+			if _, about, ok := strings.Cut(line, `msg="`); ok && regexp.MustCompile(`^(verification|problems) `).MatchString(about) {
 				lines = append(lines, about)
 			}
 		}
@@ -95,7 +96,7 @@ func TestVerifyIntervalAnnouncesWhatALookupdLost(t *testing.T) {
 		require.Len(t, lines, 3)
 		require.Contains(t, lines[0], "lookupd1.test:4160: invoices: not listed: the lookupd doesn't know the topic: ")
 		require.Contains(t, lines[1], "lookupd1.test:4160: orders/mail: channel missing: ")
-		require.Contains(t, lines[2], `better again" "findings over"=2 left=0`)
+		require.Contains(t, lines[2], `problems are resolved" resolved=2 remaining=0`)
 
 		s.nextVerification()
 		require.Empty(t, log())
@@ -149,8 +150,8 @@ func TestVerifyIntervalLogsSomeOfManyFindings(t *testing.T) {
 		lines := log()
 		require.Len(t, lines, 12)
 		require.Contains(t, lines[9], "not listed")
-		require.Contains(t, lines[10], `"more findings"=40`)
-		require.Contains(t, lines[11], `"findings over"=50`)
+		require.Contains(t, lines[10], `more=40`)
+		require.Contains(t, lines[11], `resolved=50`)
 	})
 }
 

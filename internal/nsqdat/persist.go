@@ -70,7 +70,7 @@ func (w *Writer) look() {
 	}
 	w.mu.Unlock()
 	if isChanged {
-		w.logger.Warn("metadata was removed or changed by somebody else, it is written again", "path", w.file.path)
+		w.logger.Warn("metadata file was removed or replaced, writing it again", "path", w.file.path)
 	}
 }
 

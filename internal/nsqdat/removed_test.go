@@ -29,7 +29,7 @@ func TestFileThatIsRemovedIsWrittenAgain(t *testing.T) {
 				require.NoError(t, look(b))
 				b.requireOnDisk(0)
 				require.EqualValues(t, 1, b.writer.Status().Writes)
-				require.Equal(t, []string{"WARN metadata was removed or changed by somebody else, it is written again"}, b.logged())
+				require.Equal(t, []string{"WARN metadata file was removed or replaced, writing it again"}, b.logged())
 			})
 		})
 	}

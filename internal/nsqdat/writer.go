@@ -206,7 +206,7 @@ func (w *Writer) write() error {
 
 	switch {
 	case err != nil && !failedBefore:
-		w.logger.Error("metadata can't be written, will be tried again", "path", w.file.path, "error", err)
+		w.logger.Error("metadata can't be written, will retry", "path", w.file.path, "error", err)
 	case err == nil && failedBefore:
 		w.logger.Info("metadata is written again", "path", w.file.path)
 	}

@@ -309,7 +309,7 @@ func TestFailedWriteIsRetriedWithGrowingPausesUntilItSucceeds(t *testing.T) {
 			status := b.writer.Status()
 			require.ErrorIs(t, status.LastError, errno)
 			require.Equal(t, nsqdat.Status{Path: b.file.Path(), Dirty: true, LastError: status.LastError, Failures: 9}, status)
-			require.Equal(t, []string{"ERROR metadata can't be written, will be tried again"}, b.logged())
+			require.Equal(t, []string{"ERROR metadata can't be written, will retry"}, b.logged())
 
 			b.disk.Order(nil)
 			time.Sleep(nsqdat.MaxRetryPause)
@@ -317,7 +317,7 @@ func TestFailedWriteIsRetriedWithGrowingPausesUntilItSucceeds(t *testing.T) {
 			require.Equal(t, nsqdat.Status{
 				Path: b.file.Path(), LastWrite: b.began.Add(21300 * ms), Writes: 1, Failures: 9,
 			}, b.writer.Status())
-			require.Equal(t, []string{"ERROR metadata can't be written, will be tried again", "INFO metadata is written again"}, b.logged())
+			require.Equal(t, []string{"ERROR metadata can't be written, will retry", "INFO metadata is written again"}, b.logged())
 
 			b.change(1) // with the pause of a write that succeeded, and without a word
 			time.Sleep(nsqdat.CoalescePause)

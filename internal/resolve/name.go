@@ -157,7 +157,7 @@ func (x *name) conclude(ctx context.Context, found *findings, err error) {
 	x.names.mu.Unlock()
 
 	if err != nil && before == nil {
-		x.names.Logger.Warn("lookupd address can't be resolved, what was known stays", "error", err)
+		x.names.Logger.Warn("lookupd address can't be resolved, known addresses stay", "error", err)
 	}
 }
 
