@@ -10,17 +10,18 @@ import (
 	"github.com/lookuploop/lookuploop"
 )
 
-// Loop is what is measured: a *lookuploop.Loop, or a stand-in in tests.
+// Loop is what the collector reads. *lookuploop.Loop implements it; tests may use a
+// fake.
 type Loop interface {
 	Status() lookuploop.Status
 }
 
-// NewCollector returns a collector of the metrics of loop, which the package
-// documentation lists. Each scrape takes one snapshot, before, during or after
-// the Loop's Run; several scrapes may do so at the same time.
+// NewCollector returns a collector for the metrics of loop. The package
+// documentation lists them. Each scrape takes one snapshot. Scrapes may be
+// concurrent, and may happen before, during and after the Run of the Loop.
 //
-// Several Loops in one process are told apart by a label, which all of them
-// must have:
+// If there are several Loops in one process, add a label to tell them apart. All of
+// them need it:
 //
 //	prometheus.WrapRegistererWith(prometheus.Labels{"broker": "a"}, registry).MustRegister(lookupprom.NewCollector(loop))
 func NewCollector(loop Loop) prometheus.Collector { return collector{loop} }
@@ -42,35 +43,35 @@ func counter(name, help string, labels ...string) metric {
 }
 
 var (
-	broker   = gauge("lookuploop_broker_info", "1, with what the nsqlookupds are told of the broker as labels.", "broadcast_address", "tcp_port", "http_port", "hostname", "version", "zone", "region")
-	topics   = gauge("lookuploop_topics", "Topics that the broker has.")
-	channels = gauge("lookuploop_channels", "Channels that the broker has, in all topics together.")
+	broker   = gauge("lookuploop_broker_info", "Always 1. The labels are what the nsqlookupds are told about the broker.", "broadcast_address", "tcp_port", "http_port", "hostname", "version", "zone", "region")
+	topics   = gauge("lookuploop_topics", "Number of topics of the broker.")
+	channels = gauge("lookuploop_channels", "Number of channels of all topics of the broker.")
 
-	state         = gauge("lookuploop_lookupd_state", "1 for the state that the connection to the nsqlookupd is in, 0 for the others.", "lookupd", "state")
+	state         = gauge("lookuploop_lookupd_state", "1 for the current state of the connection to the nsqlookupd, 0 for the other states.", "lookupd", "state")
 	stateSince    = gauge("lookuploop_lookupd_state_since_timestamp_seconds", "When the connection to the nsqlookupd entered its state.", "lookupd")
 	missingSince  = gauge("lookuploop_lookupd_missing_since_timestamp_seconds", "Since when the nsqlookupd doesn't know everything that the broker has; 0 means that it does.", "lookupd")
 	pending       = gauge("lookuploop_lookupd_pending_changes", "Changes that the nsqlookupd has not acknowledged; all topics and channels while it is not connected.", "lookupd")
-	refused       = gauge("lookuploop_lookupd_refused_names", "Topics and channels that the nsqlookupd refuses.", "lookupd")
+	refused       = gauge("lookuploop_lookupd_refused_names", "Topics and channels that the nsqlookupd refused.", "lookupd")
 	lastHeartbeat = gauge("lookuploop_lookupd_last_heartbeat_timestamp_seconds", "When the nsqlookupd last answered a PING or IDENTIFY; 0 means never.", "lookupd")
-	roundTrip     = gauge("lookuploop_lookupd_round_trip_seconds", "How long the last answer to a PING or IDENTIFY took.", "lookupd")
-	connects      = counter("lookuploop_lookupd_connects_total", "Connections to the nsqlookupd that came as far as connected.", "lookupd")
+	roundTrip     = gauge("lookuploop_lookupd_round_trip_seconds", "Round-trip time of the last answer to PING or IDENTIFY.", "lookupd")
+	connects      = counter("lookuploop_lookupd_connects_total", "Connections to the nsqlookupd that became connected.", "lookupd")
 	failures      = counter("lookuploop_lookupd_failures_total", "Connections and attempts to connect to the nsqlookupd that ended with an error.", "lookupd")
-	commands      = counter("lookuploop_lookupd_commands_total", "Commands sent to the nsqlookupd, IDENTIFY and PING included.", "lookupd")
+	commands      = counter("lookuploop_lookupd_commands_total", "Commands sent to the nsqlookupd, including IDENTIFY and PING.", "lookupd")
 
 	nameAddresses = gauge("lookuploop_name_addresses", "Addresses of nsqlookupds that the name leads to.", "name")
-	nameFailed    = gauge("lookuploop_name_lookup_failed", "1 if the last look-up of the name failed, wholly or in part.", "name")
-	nameLookedUp  = gauge("lookuploop_name_last_lookup_timestamp_seconds", "When the last look-up of the name ended; 0 means that none has.", "name")
-	nameNext      = gauge("lookuploop_name_next_lookup_timestamp_seconds", "When the name is looked up next; 0 means that a look-up is going on.", "name")
+	nameFailed    = gauge("lookuploop_name_lookup_failed", "1 if the last look-up of the name failed or partly failed.", "name")
+	nameLookedUp  = gauge("lookuploop_name_last_lookup_timestamp_seconds", "When the last look-up of the name ended; 0 means never.", "name")
+	nameNext      = gauge("lookuploop_name_next_lookup_timestamp_seconds", "When the next look-up of the name starts; 0 during a look-up.", "name")
 
-	verified        = gauge("lookuploop_verification_last_timestamp_seconds", "When the last verification ended; 0 means that none has.")
-	verifyFailed    = gauge("lookuploop_verification_failed", "1 if no nsqlookupd could be asked in the last verification.")
-	findings        = gauge("lookuploop_verification_findings", "What was found wrong with what consumers are shown, by kind.", "kind")
-	announcedTopics = counter("lookuploop_verification_announced_topics_total", "Topics announced again to an nsqlookupd that had lost them.")
+	verified        = gauge("lookuploop_verification_last_timestamp_seconds", "When the last verification ended; 0 means never.")
+	verifyFailed    = gauge("lookuploop_verification_failed", "1 if the last verification failed.")
+	findings        = gauge("lookuploop_verification_findings", "Findings of the last verification that did not fail, by kind.", "kind")
+	announcedTopics = counter("lookuploop_verification_announced_topics_total", "Topics announced again because an nsqlookupd had lost them, counted for each nsqlookupd.")
 
-	dirty         = gauge("lookuploop_metadata_dirty", "1 while something isn't in nsqd.dat yet.")
-	lastWrite     = gauge("lookuploop_metadata_last_write_timestamp_seconds", "When nsqd.dat was last written with success; 0 means not since the start.")
-	writes        = counter("lookuploop_metadata_writes_total", "Writes of nsqd.dat that succeeded.")
-	writeFailures = counter("lookuploop_metadata_write_failures_total", "Writes of nsqd.dat that failed.")
+	dirty         = gauge("lookuploop_metadata_dirty", "1 while there are changes that aren't in nsqd.dat yet.")
+	lastWrite     = gauge("lookuploop_metadata_last_write_timestamp_seconds", "When nsqd.dat was last written successfully; 0 means not since the start.")
+	writes        = counter("lookuploop_metadata_writes_total", "Successful writes of nsqd.dat.")
+	writeFailures = counter("lookuploop_metadata_write_failures_total", "Failed writes of nsqd.dat.")
 )
 
 var all = []metric{

@@ -54,17 +54,17 @@ func some() lookuploop.Status {
 }
 
 const someScrape = `
-# HELP lookuploop_broker_info 1, with what the nsqlookupds are told of the broker as labels.
+# HELP lookuploop_broker_info Always 1. The labels are what the nsqlookupds are told about the broker.
 # TYPE lookuploop_broker_info gauge
 lookuploop_broker_info{broadcast_address="broker.test",hostname="h�",http_port="4151",region="r1",tcp_port="4150",version="1.3.0",zone="z1"} 1
-# HELP lookuploop_channels Channels that the broker has, in all topics together.
+# HELP lookuploop_channels Number of channels of all topics of the broker.
 # TYPE lookuploop_channels gauge
 lookuploop_channels 3
-# HELP lookuploop_lookupd_commands_total Commands sent to the nsqlookupd, IDENTIFY and PING included.
+# HELP lookuploop_lookupd_commands_total Commands sent to the nsqlookupd, including IDENTIFY and PING.
 # TYPE lookuploop_lookupd_commands_total counter
 lookuploop_lookupd_commands_total{lookupd="a.test:4160"} 7
 lookuploop_lookupd_commands_total{lookupd="b�.test:4160"} 0
-# HELP lookuploop_lookupd_connects_total Connections to the nsqlookupd that came as far as connected.
+# HELP lookuploop_lookupd_connects_total Connections to the nsqlookupd that became connected.
 # TYPE lookuploop_lookupd_connects_total counter
 lookuploop_lookupd_connects_total{lookupd="a.test:4160"} 5
 lookuploop_lookupd_connects_total{lookupd="b�.test:4160"} 0
@@ -84,14 +84,14 @@ lookuploop_lookupd_missing_since_timestamp_seconds{lookupd="b�.test:4160"} 0
 # TYPE lookuploop_lookupd_pending_changes gauge
 lookuploop_lookupd_pending_changes{lookupd="a.test:4160"} 4
 lookuploop_lookupd_pending_changes{lookupd="b�.test:4160"} 5
-# HELP lookuploop_lookupd_refused_names Topics and channels that the nsqlookupd refuses.
+# HELP lookuploop_lookupd_refused_names Topics and channels that the nsqlookupd refused.
 # TYPE lookuploop_lookupd_refused_names gauge
 lookuploop_lookupd_refused_names{lookupd="a.test:4160"} 2
 lookuploop_lookupd_refused_names{lookupd="b�.test:4160"} 0
-# HELP lookuploop_lookupd_round_trip_seconds How long the last answer to a PING or IDENTIFY took.
+# HELP lookuploop_lookupd_round_trip_seconds Round-trip time of the last answer to PING or IDENTIFY.
 # TYPE lookuploop_lookupd_round_trip_seconds gauge
 lookuploop_lookupd_round_trip_seconds{lookupd="a.test:4160"} 0.0015
-# HELP lookuploop_lookupd_state 1 for the state that the connection to the nsqlookupd is in, 0 for the others.
+# HELP lookuploop_lookupd_state 1 for the current state of the connection to the nsqlookupd, 0 for the other states.
 # TYPE lookuploop_lookupd_state gauge
 lookuploop_lookupd_state{lookupd="a.test:4160",state="connected"} 1
 lookuploop_lookupd_state{lookupd="a.test:4160",state="connecting"} 0
@@ -103,44 +103,44 @@ lookuploop_lookupd_state{lookupd="b�.test:4160",state="disconnected"} 1
 # TYPE lookuploop_lookupd_state_since_timestamp_seconds gauge
 lookuploop_lookupd_state_since_timestamp_seconds{lookupd="a.test:4160"} 1000.5
 lookuploop_lookupd_state_since_timestamp_seconds{lookupd="b�.test:4160"} 3000
-# HELP lookuploop_metadata_dirty 1 while something isn't in nsqd.dat yet.
+# HELP lookuploop_metadata_dirty 1 while there are changes that aren't in nsqd.dat yet.
 # TYPE lookuploop_metadata_dirty gauge
 lookuploop_metadata_dirty 1
-# HELP lookuploop_metadata_last_write_timestamp_seconds When nsqd.dat was last written with success; 0 means not since the start.
+# HELP lookuploop_metadata_last_write_timestamp_seconds When nsqd.dat was last written successfully; 0 means not since the start.
 # TYPE lookuploop_metadata_last_write_timestamp_seconds gauge
 lookuploop_metadata_last_write_timestamp_seconds 5000
-# HELP lookuploop_metadata_write_failures_total Writes of nsqd.dat that failed.
+# HELP lookuploop_metadata_write_failures_total Failed writes of nsqd.dat.
 # TYPE lookuploop_metadata_write_failures_total counter
 lookuploop_metadata_write_failures_total 10
-# HELP lookuploop_metadata_writes_total Writes of nsqd.dat that succeeded.
+# HELP lookuploop_metadata_writes_total Successful writes of nsqd.dat.
 # TYPE lookuploop_metadata_writes_total counter
 lookuploop_metadata_writes_total 9
 # HELP lookuploop_name_addresses Addresses of nsqlookupds that the name leads to.
 # TYPE lookuploop_name_addresses gauge
 lookuploop_name_addresses{name="a.test:4160"} 2
 lookuploop_name_addresses{name="b�.test:4160"} 0
-# HELP lookuploop_name_last_lookup_timestamp_seconds When the last look-up of the name ended; 0 means that none has.
+# HELP lookuploop_name_last_lookup_timestamp_seconds When the last look-up of the name ended; 0 means never.
 # TYPE lookuploop_name_last_lookup_timestamp_seconds gauge
 lookuploop_name_last_lookup_timestamp_seconds{name="a.test:4160"} 6000.5
 lookuploop_name_last_lookup_timestamp_seconds{name="b�.test:4160"} 0
-# HELP lookuploop_name_lookup_failed 1 if the last look-up of the name failed, wholly or in part.
+# HELP lookuploop_name_lookup_failed 1 if the last look-up of the name failed or partly failed.
 # TYPE lookuploop_name_lookup_failed gauge
 lookuploop_name_lookup_failed{name="a.test:4160"} 0
 lookuploop_name_lookup_failed{name="b�.test:4160"} 1
-# HELP lookuploop_name_next_lookup_timestamp_seconds When the name is looked up next; 0 means that a look-up is going on.
+# HELP lookuploop_name_next_lookup_timestamp_seconds When the next look-up of the name starts; 0 during a look-up.
 # TYPE lookuploop_name_next_lookup_timestamp_seconds gauge
 lookuploop_name_next_lookup_timestamp_seconds{name="a.test:4160"} 6300
 lookuploop_name_next_lookup_timestamp_seconds{name="b�.test:4160"} 0
-# HELP lookuploop_topics Topics that the broker has.
+# HELP lookuploop_topics Number of topics of the broker.
 # TYPE lookuploop_topics gauge
 lookuploop_topics 2
-# HELP lookuploop_verification_announced_topics_total Topics announced again to an nsqlookupd that had lost them.
+# HELP lookuploop_verification_announced_topics_total Topics announced again because an nsqlookupd had lost them, counted for each nsqlookupd.
 # TYPE lookuploop_verification_announced_topics_total counter
 lookuploop_verification_announced_topics_total 11
-# HELP lookuploop_verification_failed 1 if no nsqlookupd could be asked in the last verification.
+# HELP lookuploop_verification_failed 1 if the last verification failed.
 # TYPE lookuploop_verification_failed gauge
 lookuploop_verification_failed 1
-# HELP lookuploop_verification_findings What was found wrong with what consumers are shown, by kind.
+# HELP lookuploop_verification_findings Findings of the last verification that did not fail, by kind.
 # TYPE lookuploop_verification_findings gauge
 lookuploop_verification_findings{kind="address shared"} 0
 lookuploop_verification_findings{kind="channel missing"} 0
@@ -152,7 +152,7 @@ lookuploop_verification_findings{kind="not resolvable"} 0
 lookuploop_verification_findings{kind="other version"} 0
 lookuploop_verification_findings{kind="stale"} 2
 lookuploop_verification_findings{kind="tombstoned"} 0
-# HELP lookuploop_verification_last_timestamp_seconds When the last verification ended; 0 means that none has.
+# HELP lookuploop_verification_last_timestamp_seconds When the last verification ended; 0 means never.
 # TYPE lookuploop_verification_last_timestamp_seconds gauge
 lookuploop_verification_last_timestamp_seconds 7000
 `
@@ -191,13 +191,13 @@ func TestScrapesFollowTheLoop(t *testing.T) {
 	require.Equal(t, 3+11+2*4+13+4, count())
 	loop.status = lookuploop.Status{}
 	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
-# HELP lookuploop_broker_info 1, with what the nsqlookupds are told of the broker as labels.
+# HELP lookuploop_broker_info Always 1. The labels are what the nsqlookupds are told about the broker.
 # TYPE lookuploop_broker_info gauge
 lookuploop_broker_info{broadcast_address="",hostname="",http_port="0",region="",tcp_port="0",version="",zone=""} 1
-# HELP lookuploop_channels Channels that the broker has, in all topics together.
+# HELP lookuploop_channels Number of channels of all topics of the broker.
 # TYPE lookuploop_channels gauge
 lookuploop_channels 0
-# HELP lookuploop_topics Topics that the broker has.
+# HELP lookuploop_topics Number of topics of the broker.
 # TYPE lookuploop_topics gauge
 lookuploop_topics 0
 `)))
@@ -206,7 +206,7 @@ lookuploop_topics 0
 func TestNeverIsZero(t *testing.T) {
 	loop := &fakeLoop{lookuploop.Status{Metadata: lookuploop.MetadataStatus{Path: "p"}}}
 	require.NoError(t, testutil.CollectAndCompare(NewCollector(loop), strings.NewReader(`
-# HELP lookuploop_metadata_last_write_timestamp_seconds When nsqd.dat was last written with success; 0 means not since the start.
+# HELP lookuploop_metadata_last_write_timestamp_seconds When nsqd.dat was last written successfully; 0 means not since the start.
 # TYPE lookuploop_metadata_last_write_timestamp_seconds gauge
 lookuploop_metadata_last_write_timestamp_seconds 0
 `), "lookuploop_metadata_last_write_timestamp_seconds"))
