@@ -1,5 +1,5 @@
-// Package lookupdtest is an nsqlookupd in memory, for tests and examples, as
-// net/http/httptest is a web server for them.
+// Package lookupdtest provides an nsqlookupd in memory, for tests and examples, like
+// net/http/httptest for HTTP. It can be told to misbehave.
 //
 // # Usage
 //
@@ -10,55 +10,56 @@
 //		return len(lookupd.Producers("orders", "mail")) == 1
 //	})
 //
-// It needs no testing.TB, so examples and programs can use it too.
+// The package doesn't need testing.TB, so examples and programs can use it, too.
 //
 // # What is like nsqlookupd
 //
-// The lookupd V1 protocol over TCP, the HTTP API (/ping /info /lookup /topics
-// /channels /nodes /debug, /topic/create|delete|tombstone, /channel/create|delete) and
-// the registration database behind both. Recorded conversations with nsqlookupd v1.3.0
-// are replayed against it byte for byte, and the same suite runs against a real one when
-// the environment variable NSQLOOKUPD names its binary: versions 1.0.0-compat, 1.1.0,
-// 1.2.0, 1.2.1 and 1.3.0 agree with it. Worth knowing, since brokers meet it:
+// A [Server] has the lookupd V1 protocol over TCP, the HTTP API and the registration
+// database. The HTTP API has /ping, /info, /lookup, /topics, /channels, /nodes, /debug,
+// /topic/create, /topic/delete, /topic/tombstone, /channel/create and /channel/delete.
+// Tests replay recorded conversations with nsqlookupd v1.3.0 and compare every byte. The
+// same tests run against a real nsqlookupd if the environment variable NSQLOOKUPD names
+// its binary. They pass with 1.0.0-compat, 1.1.0, 1.2.0, 1.2.1 and 1.3.0. Some behaviour
+// that matters to brokers:
 //
-//   - Topics and channels stay when their last producer is gone, until they are deleted
-//     by HTTP. Only an ephemeral one goes, and only when it is unregistered; before
-//     nsqlookupd 1.2.0 only channels did, see [Server].KeepEphemeralTopics.
-//   - A producer is a connection: a node that is connected twice is listed twice. When a
-//     connection ends all its registrations go.
-//   - UNREGISTER of a topic takes the producer from the topic's channels too.
-//   - After each error answer the connection is closed, with what is behind it unread.
-//   - A producer that sent no PING for 300 s is not shown; one that is tombstoned is not
-//     shown by /lookup for 45 s, however often it registers.
+//   - Topics and channels stay after their last producer is gone, until they are deleted
+//     over HTTP. An ephemeral one is dropped when its last producer unregisters it. Before
+//     nsqlookupd 1.2.0 only ephemeral channels were; see KeepEphemeralTopics of [Server].
+//   - A producer is a connection. A node with two connections is listed twice. When a
+//     connection ends, all its registrations are dropped.
+//   - UNREGISTER of a topic also removes the producer from the channels of the topic.
+//   - An error answer is followed by the end of the connection. Commands behind it are
+//     not read.
+//   - A producer without a PING for 300 s is not listed. /lookup doesn't list a tombstoned
+//     producer for 45 s, even if it registers again.
 //
-// # What is not
+// # What is different
 //
-// Input is bounded. A command of more than 4096 bytes, an IDENTIFY of more than 1 MiB and
-// one of negative size are answered with an error; nsqlookupd takes the first two and
-// dies of the third. Lists in HTTP answers are sorted where nsqlookupd's are in no order,
-// and /debug/pprof is not there.
+// Input is bounded. A command of more than 4096 bytes, and an IDENTIFY of more than 1 MiB
+// or of negative size, get an error answer. nsqlookupd accepts the first two, and the
+// third ends its process. Lists in HTTP answers are sorted; those of nsqlookupd have no
+// order. There is no /debug/pprof.
 //
 // # Faults
 //
-// [Server.Do] gives the server orders: to hang, to cut connections after so many bytes,
-// to refuse names, to be slow, to answer nonsense, and so on; see [Order]. Some faults are
-// an order for the names that a pattern matches:
+// [Server.Do] gives the server an [Order], for example to hang, to cut connections, to
+// refuse names, to be slow or to send garbage. [On] limits an order to some names:
 //
-//	On("* bad-*", BadTopic())               // refused with nsqlookupd's own answer
-//	On("REGISTER * bad-*", BadChannel())    // so is a channel
-//	On("REGISTER bad-*", Reset())           // refused, and the answer is lost
-//	On("REGISTER bad-*", Drop())            // closed without a word
-//	On("REGISTER bad-*", Raw(nil))          // never answered, and the connection stays
-//	On("REGISTER bad-*", Reply("E_INVALID")) // refused, and the connection stays
-//	On("REGISTER", Rate(1000))              // 1,000 registrations per second, of all brokers
+//	On("* bad-*", BadTopic())                // refused with the answer of nsqlookupd
+//	On("REGISTER * bad-*", BadChannel())     // the same for a channel
+//	On("REGISTER bad-*", Reset())            // refused, and the answer is lost
+//	On("REGISTER bad-*", Drop())             // closed without an answer
+//	On("REGISTER bad-*", Raw(nil))           // never answered, and the connection stays open
+//	On("REGISTER bad-*", Reply("E_INVALID")) // refused, and the connection stays open
+//	On("REGISTER", Rate(1000))               // 1,000 registrations per second for all brokers together
 //
-// To restart a server at the same address, empty, there are [Server.Stop] and
-// [Server.Start], and within one command [Restart].
+// [Server.Stop] and [Server.Start] restart a server at the same address, with an empty
+// database. [Restart] does so at a command.
 //
 // # Networks in memory
 //
-// A [Network] has servers that are reached without sockets, with latency, partitions and
-// small buffers as wanted, and in virtual time in a bubble of testing/synctest:
+// A [Network] connects servers and clients without sockets. It has latency, bandwidth,
+// partitions and buffers of any size. It works in the virtual time of testing/synctest:
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		network := lookupdtest.NewNetwork()
@@ -72,15 +73,16 @@
 //			Resolver:            network, // it has the methods of a net.Resolver
 //		})
 //		heal := network.Partition("lookupd.test")
-//		time.Sleep(time.Hour) // takes no time
+//		time.Sleep(time.Hour) // takes no real time
 //		heal()
 //	})
 //
-// Real TCP doesn't work there: a goroutine that waits for the system never counts as
-// idle. Neither does one that waits for a sync.Mutex, so nothing here sleeps under one.
+// Don't use real TCP in such a bubble: a goroutine that waits for the operating system
+// never counts as idle, so virtual time doesn't advance. The same is true for a goroutine
+// that waits for a sync.Mutex. This package never sleeps while it holds one.
 //
 // # Concurrency
 //
-// All methods may be called by any goroutine. Stop and Close return when no goroutine of
-// the server is left.
+// All methods may be called from any goroutine. When Stop or Close returns, no goroutine
+// of the server is left.
 package lookupdtest

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Topics returns the topics that the server knows, sorted: those whose producers
-// are gone too, as nsqlookupd keeps them.
+// Topics returns the topics that the server knows, sorted. Like nsqlookupd, it keeps
+// topics whose producers are gone.
 func (s *Server) Topics() []string {
 	db := s.database()
 	db.mu.Lock()
@@ -19,7 +19,7 @@ func (s *Server) Topics() []string {
 	return slices.Sorted(maps.Keys(db.topics))
 }
 
-// Channels returns the channels that the server knows of a topic, sorted.
+// Channels returns the channels of a topic that the server knows, sorted.
 func (s *Server) Channels(topic string) []string {
 	db := s.database()
 	db.mu.Lock()
@@ -27,10 +27,10 @@ func (s *Server) Channels(topic string) []string {
 	return slices.Sorted(maps.Keys(db.channels[topic]))
 }
 
-// Producers returns the producers of a channel, or for channel "" of the topic, as
-// "broadcast_address:tcp_port", sorted. There is one for each connection that
-// registered and neither unregistered nor ended, be it tombstoned or inactive: a node
-// with two connections is there twice.
+// Producers returns the producers of a channel, or of the topic if channel is "", as
+// "broadcast_address:tcp_port", sorted. There is one for each connection that registered,
+// until it unregisters or ends. Tombstoned and inactive producers are included. A node
+// with two connections appears twice.
 func (s *Server) Producers(topic, channel string) []string {
 	db := s.database()
 	db.mu.Lock()
@@ -50,7 +50,7 @@ func (s *Server) Producers(topic, channel string) []string {
 	return found
 }
 
-// Connections returns how many connections to the TCP port there are.
+// Connections returns the number of connections to the TCP port.
 func (s *Server) Connections() int {
 	s.made()
 	s.mu.Lock()
@@ -58,10 +58,10 @@ func (s *Server) Connections() int {
 	return len(s.conns)
 }
 
-// Wait returns nil once cond returns true. cond is asked at once, and again after
-// each command, HTTP request, connection that began or ended, order given, followed
-// or lifted, Start and Stop: it may look at whatever these change. cond is called by
-// the goroutine that called Wait, under no lock. When ctx ends before, the error wraps
+// Wait waits until cond returns true. It calls cond at once, and again after each change
+// that cond may depend on: a command, an HTTP request, the start or end of a connection,
+// an order that was given, has acted or was lifted, Start and Stop. cond is called from
+// the goroutine that called Wait, with no lock held. If ctx ends first, the error wraps
 // ctx.Err() and says what the server knows.
 func (s *Server) Wait(ctx context.Context, cond func() bool) error {
 	s.made()

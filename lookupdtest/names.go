@@ -13,9 +13,9 @@ import (
 // What a Network knows of names makes it a resolver: its methods LookupNetIP, LookupHost
 // and LookupSRV are those of a [net.Resolver], and lead to addresses that Dial takes.
 
-// SetHosts makes a name lead to the given hosts of servers or IP addresses, as a
-// headless service of Kubernetes leads to its pods; with none it leads nowhere. It
-// replaces what the name led to, be it the host of a server.
+// SetHosts makes name lead to the given hosts of servers or IP addresses, like a headless
+// Service of Kubernetes leads to its pods. Without hosts the name leads nowhere. It
+// replaces what the name led to before, even if it is the host of a server.
 func (n *Network) SetHosts(name string, hosts ...string) {
 	n.made()
 	n.mu.Lock()
@@ -28,8 +28,9 @@ func (n *Network) SetHosts(name string, hosts ...string) {
 	n.names[name] = slices.Clone(hosts)
 }
 
-// SetSRV makes a name such as "_lookupd._tcp.test" lead to the given addresses, host:port
-// each, in this order; with none it leads nowhere. It panics for what is no address.
+// SetSRV makes a name such as "_lookupd._tcp.test" lead to the given addresses, each as
+// host:port, in this order. Without addresses the name leads nowhere. It panics if an
+// address is invalid.
 func (n *Network) SetSRV(name string, addresses ...string) {
 	n.made()
 	var records []net.SRV
@@ -46,9 +47,9 @@ func (n *Network) SetSRV(name string, addresses ...string) {
 	n.services[name] = records
 }
 
-// LookupNetIP returns the IP addresses that a host has for network "ip", "ip4" or "ip6".
-// Each host that a server was made for has one, from 198.18.0.0/15 in the order in which
-// they were made; names set by SetHosts have those of their hosts.
+// LookupNetIP returns the IP addresses of host for network "ip", "ip4" or "ip6". The host
+// of each server has one address from 198.18.0.0/15, assigned in the order in which the
+// servers were created. A name of SetHosts has the addresses of its hosts.
 func (n *Network) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &net.DNSError{Err: err.Error(), Name: host, UnwrapErr: err, IsTimeout: true}
@@ -71,7 +72,7 @@ func (n *Network) LookupNetIP(ctx context.Context, network, host string) ([]neti
 	return ips, nil
 }
 
-// LookupHost returns what LookupNetIP does for network "ip".
+// LookupHost is like LookupNetIP for network "ip".
 func (n *Network) LookupHost(ctx context.Context, host string) ([]string, error) {
 	ips, err := n.LookupNetIP(ctx, "ip", host)
 	var found []string
@@ -81,8 +82,8 @@ func (n *Network) LookupHost(ctx context.Context, host string) ([]string, error)
 	return found, err
 }
 
-// LookupSRV returns what SetSRV set for _service._proto.name or, where service and proto
-// are empty, for name.
+// LookupSRV returns the records of SetSRV for _service._proto.name, or for name if
+// service and proto are empty.
 func (n *Network) LookupSRV(ctx context.Context, service, proto, name string) (cname string, records []*net.SRV, err error) {
 	if service != "" || proto != "" {
 		name = "_" + service + "._" + proto + "." + name

@@ -15,16 +15,18 @@ import (
 	"go.uber.org/atomic"
 )
 
-// A Network is a TCP network in memory: servers listen on it under any name, clients
-// reach them with [Network.Dial] and [Network.Client], and look their names up with
-// LookupNetIP and LookupSRV. It works in the bubbles of testing/synctest, where latency
-// and deadlines pass in virtual time; make the Network inside the bubble then. All
-// methods may be called by any goroutine.
+// A Network is a TCP network in memory. Servers listen on it at any name. Clients connect
+// with [Network.Dial] and [Network.Client], and look up names with LookupNetIP and
+// LookupSRV. All methods may be called from any goroutine.
 //
-// Connections behave as TCP's do where a test could notice: they have a buffer in each
-// direction, data written before an orderly close can still be read, and a close with
-// unread input, or input that arrives after it, resets the connection, by which the
-// other side loses what it has not read yet. Each connection has a RemoteAddr of its own.
+// A Network works in the virtual time of testing/synctest, including latency and
+// deadlines. Create it inside the bubble.
+//
+// Connections behave like TCP connections where a test could see a difference. They have
+// a buffer in each direction. Data that was written before an orderly close can still be
+// read. A close with unread input, or input that arrives after the close, resets the
+// connection, so the other side loses what it has not read yet. Each connection has its
+// own RemoteAddr.
 type Network struct {
 	latency   atomic.Duration // one way
 	bandwidth atomic.Int64    // bytes per second and direction; 0: no limit
@@ -53,8 +55,8 @@ type partition struct{ hosts []string }
 
 const defaultBuffer = 64 << 10
 
-// NewNetwork returns a network without latency, with 64 KiB of buffer for each
-// direction of a connection.
+// NewNetwork returns a network without latency, with a buffer of 64 KiB in each direction
+// of a connection.
 func NewNetwork() *Network {
 	n := &Network{
 		listeners: make(map[string]*listener),
@@ -74,16 +76,17 @@ func (n *Network) made() {
 	}
 }
 
-// NewServer returns a started server, with its TCP port at addr ("lookupd.test:4160")
-// and HTTP at the next port. It panics when addr is no address or in use.
+// NewServer returns a started server. Its TCP port is at addr, such as
+// "lookupd.test:4160", and its HTTP port is the next one. It panics if addr is not an
+// address or is in use.
 func (n *Network) NewServer(addr string) *Server {
 	s := n.NewUnstartedServer(addr)
 	s.Start()
 	return s
 }
 
-// NewUnstartedServer returns a server as NewServer does, whose fields can be set
-// before its Start.
+// NewUnstartedServer is like NewServer, but doesn't start the server, so that its fields
+// can be set.
 func (n *Network) NewUnstartedServer(addr string) *Server {
 	n.made()
 	host, port, err := net.SplitHostPort(addr)
@@ -102,28 +105,28 @@ func (n *Network) NewUnstartedServer(addr string) *Server {
 	return newServer(n, addr, http)
 }
 
-// Client returns a client whose requests go over the network. It keeps no connection
-// for later.
+// Client returns an HTTP client whose requests use the network. It doesn't keep
+// connections open.
 func (n *Network) Client() *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: n.Dial, DisableKeepAlives: true}}
 }
 
-// SetLatency sets how long anything takes from one side to the other, from now on.
+// SetLatency sets how long data takes from one side to the other, from now on.
 func (n *Network) SetLatency(d time.Duration) { n.latency.Store(d) }
 
-// SetBandwidth sets how many bytes per second each direction of a connection takes;
-// 0 is no limit.
+// SetBandwidth sets how many bytes per second pass in each direction of a connection; 0
+// means no limit.
 func (n *Network) SetBandwidth(bytesPerSecond int) { n.bandwidth.Store(int64(bytesPerSecond)) }
 
-// SetBuffer sets how many bytes can be under way and unread in each direction of a
-// connection before a write waits, at least 1. What is there already stays.
+// SetBuffer sets how many bytes can be sent but unread in each direction of a connection
+// before a write blocks, at least 1. Bytes that are already there stay.
 func (n *Network) SetBuffer(bytes int) { n.buffer.Store(int64(max(1, bytes))) }
 
-// Partition lets nothing through to and from the given servers, named by address
-// ("lookupd.test:4160") or by host ("lookupd.test"); without any, to and from all.
-// What is sent meanwhile, the end of a connection too, arrives after heal was called
-// for all partitions that concern it; Dial waits. heal may be called more than once.
-// Partition panics where no server was made.
+// Partition blocks all traffic to and from the given servers, until heal is called. Name
+// a server by its address ("lookupd.test:4160") or its host ("lookupd.test"). Without any
+// name, all servers are cut off. What is sent meanwhile, including the end of a
+// connection, arrives after heal was called for all partitions that apply. Dial waits.
+// heal may be called more than once. Partition panics if there is no such server.
 func (n *Network) Partition(addr ...string) (heal func()) {
 	p := &partition{hosts: slices.Clone(addr)}
 	n.mu.Lock()
@@ -140,8 +143,9 @@ func (n *Network) Partition(addr ...string) (heal func()) {
 	})
 }
 
-// Reset resets the connections to the given servers, named as for Partition; without
-// any, all. Both sides lose what they have not read. Reset panics where no server was made.
+// Reset resets the connections to the given servers, or all connections if none is given.
+// Servers are named as for Partition. Both sides lose what they have not read. Reset
+// panics if there is no such server.
 func (n *Network) Reset(addr ...string) {
 	for _, l := range n.linksTo(addr) {
 		l.a.breakOff()
@@ -162,11 +166,11 @@ func (n *Network) linksTo(addr []string) []*link {
 	return found
 }
 
-// Dial connects to a server, by its host or an IP address or name that leads there; of
-// several it takes the first that it can. It fits the DialContext of an [http.Transport]
-// and the Dial of a broker's options. It fails with "connection refused" where nobody
-// listens, and waits, until ctx ends, while there is a partition or the server is told to
-// be a [Blackhole].
+// Dial connects to a server. The host of the address is the host of a server, or an IP
+// address or name that leads to one. If a name leads to several servers, Dial uses the
+// first that it can connect to. Dial can be used as DialContext of an http.Transport and
+// as Dial of a broker's options. It fails with "connection refused" if nobody listens. It
+// waits until ctx ends during a partition, or if the server has the order [Blackhole].
 func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := n.dialAny(ctx, network, address)
 	if err != nil {

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// An Order tells a Server to misbehave, or to let itself be watched: see
-// [Server.Do]. Orders are made by functions like [Hang] and [CutSent], and
-// narrowed by [Once], [Times], [After] and [On]:
+// An Order makes a Server misbehave, or lets a test watch it. Pass it to [Server.Do].
+// Functions such as [Hang] and [CutSent] create orders. [Once], [Times], [After] and
+// [On] limit them:
 //
 //	server.Do(Once(After(2, Hang())))        // the third command from now on is never answered
-//	server.Do(On("REGISTER orders", Drop())) // whoever registers the topic orders loses the connection
+//	server.Do(On("REGISTER orders", Drop())) // a client that registers the topic orders loses the connection
 //
-// An Order is a value: it can be kept and given to many servers.
+// An Order is a value. It can be stored and given to several servers.
 type Order struct {
 	at      point
 	matches func(*exchange) bool // nil: always
@@ -101,18 +101,17 @@ func (o *standing) turn(d time.Duration) time.Duration {
 	return o.busy.Sub(now)
 }
 
-// Do makes the server follow the order, on the connections it has and on new
-// ones, until lift is called (which may be done more than once) or the order has
-// been followed as often as it says. Orders nest: the one given first acts first,
-// and one that doesn't let a command through keeps it from those given later.
+// Do gives the server an order. It applies to existing and new connections until lift is
+// called, or until the order has acted as often as it says. lift may be called more than
+// once. Orders nest: the first one that was given acts first. If it doesn't let a command
+// through, later ones don't see that command.
 //
-// lift also ends what the order makes connections wait for: commands that it held
-// back are then carried out and answered. (Those of a connection that ended before are
-// not.) Stop and Start leave orders standing. Orders concern the TCP port; for HTTP
-// there is Server.WrapHTTP.
+// When lift is called, commands that the order held back are carried out and answered,
+// except those of connections that have ended. Stop and Start keep orders. Orders apply
+// to the TCP port; use Server.WrapHTTP for HTTP.
 //
-// Do may be called at any time, by several goroutines, and by [Observe]'s function. It
-// panics for the zero Order, which says nothing.
+// Do may be called at any time, from any goroutine, and from the function of [Observe].
+// It panics for the zero Order.
 func (s *Server) Do(order Order) (lift func()) {
 	s.made()
 	if order.at == 0 {
@@ -181,13 +180,13 @@ func (s *Server) passOrders(orders []*standing, x *exchange, last func(*exchange
 // goOn ends a pass at a point where there is nothing to do.
 func goOn(*exchange) {}
 
-// Once makes an order be followed one time.
+// Once makes an order act one time.
 func Once(o Order) Order { return Times(1, o) }
 
-// Times makes an order be followed n times, then no more. What counts is what the
-// order acts on: connections for [Refuse] and [Hangup], cuts for [CutReceived] and
-// [CutSent], reads for [CloseIdle], commands for most. What it holds when it was followed for the last
-// time stays held until the order is lifted.
+// Times makes an order act n times and then no more. It counts what the order acts on:
+// connections for [Refuse] and [Hangup], cuts for [CutReceived] and [CutSent], reads
+// for [CloseIdle], commands for most others. Connections that the order holds back stay
+// so until it is lifted.
 func Times(n int, o Order) Order {
 	if n < 1 {
 		panic(fmt.Sprintf("lookupdtest: Times(%d, …): an order is followed at least once", n))
@@ -196,20 +195,24 @@ func Times(n int, o Order) Order {
 	return o
 }
 
-// After lets n occasions pass before an order is followed: After(2, Hang()) acts on
-// the third command that the server gets, on whatever connection. What counts is as
-// for [Times].
+// After makes an order skip its first n occasions. For example, After(2, Hang()) acts
+// on the third command that the server receives, on any connection. See [Times] for
+// what is counted.
 func After(n int, o Order) Order {
 	o.after = n
 	return o
 }
 
-// On narrows an order to commands that begin with the words of the pattern. Each word
-// is a pattern of its own, as [path.Match] has them: "REGISTER orders" is that topic
-// and its channels, "REGISTER * mail" the channel mail of any topic, "* bad-*" any
-// command for topics that begin with bad-, and "REGISTER *[02468]" half of the topics
-// that end in a digit. On panics for a malformed pattern, and for an order that doesn't
-// act on commands, like [Refuse].
+// On limits an order to commands that begin with the words of pattern. Each word is a
+// pattern as in [path.Match]:
+//
+//	"REGISTER orders"    the topic orders and its channels
+//	"REGISTER * mail"    the channel mail of any topic
+//	"* bad-*"            any command for topics that begin with bad-
+//	"REGISTER *[02468]"  topics that end in an even digit
+//
+// On panics if the pattern is malformed, or if the order doesn't act on commands, such
+// as [Refuse].
 func On(pattern string, o Order) Order {
 	if o.at&^(observing|answering) != 0 {
 		panic(fmt.Sprintf("lookupdtest: On(%q, …): the order doesn't act on commands", pattern))

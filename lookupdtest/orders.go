@@ -8,10 +8,11 @@ import (
 	"time"
 )
 
-// Observe calls f for each command that the server gets, before it is carried out
-// and before any other order sees it. f is called by the connection's goroutine, so
-// for one connection in the order of the commands, for several at the same time. f
-// may call any method of the Server but Stop and Close, which would wait for it.
+// Observe calls f for each command that the server receives, before the command is
+// carried out and before other orders see it. f is called from the goroutine of the
+// connection: in the order of the commands for one connection, and concurrently for
+// several. f may call any method of the Server except Stop and Close, which would wait
+// for f.
 func Observe(f func(Command)) Order {
 	return Order{at: observing, act: func(x *exchange, next func()) {
 		f(x.cmd)
@@ -19,19 +20,19 @@ func Observe(f func(Command)) Order {
 	}}
 }
 
-// Refuse turns new connections away; those that are there stay (CloseConnections
-// ends them). On a [Network] Dial fails with "connection refused". On real TCP the
-// system accepts a connection before the server hears of it, so the client sees it
-// reset before the first answer; for a port that nobody listens on there is Stop.
+// Refuse rejects new connections. Existing ones stay; see [Server.CloseConnections]. On
+// a [Network], Dial fails with "connection refused". On real TCP, the system accepts a
+// connection before the server knows of it, so the client sees a reset before the first
+// answer. Use [Server.Stop] to have a port that nobody listens on.
 func Refuse() Order {
 	return Order{at: dialing, act: func(x *exchange, next func()) { x.end = resets }}
 }
 
-// Blackhole makes packets vanish. On a [Network] Dial hangs until its context ends;
-// on real TCP, where the system accepts, new connections are never read from and
-// never answered. Connections that are there are read from no more once they sent
-// another command, and not answered. When lifted, what waited goes on, as after TCP
-// sent its packets again. See also Network.Partition.
+// Blackhole simulates lost packets. On a [Network], Dial hangs until its context ends.
+// On real TCP, where the system accepts, the server neither reads from new connections
+// nor answers them. Existing connections stop after their next command, which is not
+// answered. When the order is lifted, everything that waited continues, as when TCP
+// retransmits. See also [Network.Partition].
 func Blackhole() Order {
 	return Order{at: dialing | answering, act: func(x *exchange, next func()) {
 		if x.hold() {
@@ -45,10 +46,10 @@ func Hangup() Order {
 	return Order{at: accepted, act: func(x *exchange, next func()) { x.end = closes }}
 }
 
-// Hang makes the server accept and read, but not carry out and not answer, as a
-// process that is stuck. What it was sent meanwhile is carried out and answered when
-// the order is lifted; until then [Observe] sees none of it but the command that each
-// connection hung at. A hung connection that the client closes is forgotten.
+// Hang makes the server accept and read, but neither carry out nor answer commands, like
+// a process that is stuck. When the order is lifted, the server carries out and answers
+// what it received meanwhile. Until then, [Observe] sees only the first of these commands
+// on each connection. If the client closes a hung connection, its commands are dropped.
 func Hang() Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		if x.readOn() {
@@ -57,9 +58,10 @@ func Hang() Order {
 	}}
 }
 
-// HalfOpen makes the server stop reading from a connection that sent a command, so
-// that the client's writes wait as soon as the buffers between are full. That the
-// client closes goes unnoticed and its registrations stay, until the order is lifted.
+// HalfOpen makes the server stop reading from a connection after its next command. The
+// writes of the client block as soon as the buffers in between are full. Until the order
+// is lifted, the server doesn't notice when the client closes the connection, so the
+// registrations stay.
 func HalfOpen() Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		if x.hold() {
@@ -68,8 +70,8 @@ func HalfOpen() Order {
 	}}
 }
 
-// Delay makes each command take d longer. Commands of one connection wait for each
-// other, as they do in nsqlookupd. (For a slow network there is Network.SetLatency.)
+// Delay makes each command take d longer. The commands of one connection wait for each
+// other, as in nsqlookupd. To simulate a slow network, use [Network.SetLatency].
 func Delay(d time.Duration) Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		if x.sleep(d) {
@@ -78,10 +80,10 @@ func Delay(d time.Duration) Order {
 	}}
 }
 
-// Rate makes the server carry out n commands per second at most, those of all connections
-// together and in the order in which they come, as an nsqlookupd does that is busy. After
-// a pause it is no faster. In real time, timers keep a single connection to some thousand
-// commands per second. (For a command that takes its time there is [Delay].)
+// Rate simulates a busy nsqlookupd. It carries out at most n commands per second, over
+// all connections, in the order in which they arrive. It doesn't catch up after a pause.
+// In real time, timers limit one connection to some thousand commands per second. To
+// make each command slow, use [Delay].
 func Rate(n int) Order {
 	if n < 1 {
 		panic(fmt.Sprintf("lookupdtest: Rate(%d): it is at least one command per second", n))
@@ -93,7 +95,7 @@ func Rate(n int) Order {
 	}}
 }
 
-// Drip sends answers a byte at a time, each d after the one before.
+// Drip sends answers one byte at a time, with d between two bytes.
 func Drip(d time.Duration) Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		next()
@@ -107,13 +109,13 @@ func Drip(d time.Duration) Order {
 	}}
 }
 
-// CutReceived closes a connection when n bytes have been received on it since the
-// order was given, after answering the commands that are complete. The four bytes of
-// the protocol's magic count.
+// CutReceived closes a connection after n bytes were received on it since the order was
+// given. Complete commands are answered before. The four bytes of the protocol's magic
+// count.
 func CutReceived(n int) Order { return cut(receiving, n) }
 
-// CutSent closes a connection when n bytes have been sent on it since the order was
-// given, be it amid an answer or its length.
+// CutSent closes a connection after n bytes were sent on it since the order was given,
+// even within an answer or its length.
 func CutSent(n int) Order { return cut(sending, n) }
 
 func cut(at point, n int) Order {
@@ -127,9 +129,9 @@ func cut(at point, n int) Order {
 	}
 }
 
-// CloseIdle closes a connection that sends nothing for d, as other implementations of
-// lookupd do; nsqlookupd never does. A connection that the server waits for already is
-// concerned once it has sent something.
+// CloseIdle closes a connection that sends nothing for d. Some other implementations of
+// lookupd do that; nsqlookupd doesn't. It applies to an existing connection only after
+// the next command on it.
 func CloseIdle(d time.Duration) Order {
 	return Order{at: waiting, act: func(x *exchange, next func()) {
 		x.conn.raw.SetReadDeadline(time.Now().Add(d))
@@ -145,20 +147,20 @@ func CloseIdle(d time.Duration) Order {
 	}}
 }
 
-// Drop closes the connection instead of carrying a command out.
+// Drop closes the connection instead of carrying out the command.
 func Drop() Order {
 	return Order{at: answering, act: func(x *exchange, next func()) { x.end = closes }}
 }
 
-// Reset resets the connection instead of carrying a command out: answers that are
-// under way may be lost.
+// Reset resets the connection instead of carrying out the command. Answers that were sent
+// but not read yet may be lost.
 func Reset() Order {
 	return Order{at: answering, act: func(x *exchange, next func()) { x.end = resets }}
 }
 
-// Restart makes the server start anew, empty, instead of carrying a command out:
-// all connections are reset and the database is gone, as after a crash that was
-// over before anyone could notice. For a time between there are Stop and Start.
+// Restart restarts the server instead of carrying out the command: all connections are
+// reset and the database is empty, as after a quick restart of the process. For a longer
+// outage use [Server.Stop] and [Server.Start].
 func Restart() Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		x.conn.server.crash()
@@ -166,10 +168,10 @@ func Restart() Order {
 	}}
 }
 
-// Reject answers with an error, say "E_BAD_TOPIC REGISTER topic name 'a' is not
-// valid", instead of carrying a command out, and closes the connection with the
-// commands behind it unread, as nsqlookupd does: TCP may then reset it, and the error
-// never reach the client.
+// Reject answers with an error, such as "E_BAD_TOPIC REGISTER topic name 'a' is not
+// valid", instead of carrying out the command. Then it closes the connection without
+// reading the commands that follow, as nsqlookupd does. TCP may reset the connection
+// then, and the client may not receive the error.
 func Reject(message string) Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		x.data = frame(x.data, message)
@@ -177,17 +179,18 @@ func Reject(message string) Order {
 	}}
 }
 
-// BadTopic rejects REGISTER and UNREGISTER with nsqlookupd's answer to a topic name that
-// it takes for invalid. Narrow it to the names that are to be refused:
+// BadTopic rejects REGISTER and UNREGISTER with the answer that nsqlookupd gives to an
+// invalid topic name. Limit it to the names to refuse:
 //
-//	On("* bad-*", BadTopic())        // all that concerns these topics
-//	On("REGISTER bad-*", BadTopic()) // but let them be unregistered
+//	On("* bad-*", BadTopic())        // all commands for these topics
+//	On("REGISTER bad-*", BadTopic()) // the same, but UNREGISTER works
 //
-// The client may get the answer or a reset instead of it, as with [Reject]; with [Reset]
-// in place of BadTopic it always gets the reset, and with [Drop] neither.
+// The client receives the answer or a reset, as with [Reject]. Use [Reset] instead of
+// BadTopic if it is always to be a reset, and [Drop] for an orderly close without an
+// answer.
 func BadTopic() Order { return rejectName(1, badTopic) }
 
-// BadChannel is [BadTopic] for channels: On("* * bad-*", BadChannel()).
+// BadChannel is like [BadTopic], for channels: On("* * bad-*", BadChannel()).
 func BadChannel() Order { return rejectName(2, badChannel) }
 
 // rejectName rejects commands that have a name at the given place.
@@ -204,23 +207,22 @@ func rejectName(place int, refusal func(Command) string) Order {
 	}
 }
 
-// Reply answers with any body instead of carrying a command out. The connection goes on.
+// Reply answers with body instead of carrying out the command. The connection stays open.
 func Reply(body string) Order { return Raw(frame(nil, body)) }
 
-// Raw answers with bytes that are sent as they are, without a length before them,
-// instead of carrying a command out; with none the command stays without an answer. The
-// connection goes on.
+// Raw sends data as it is, without a length before it, instead of carrying out the
+// command. With no data, the command is not answered. The connection stays open.
 func Raw(data []byte) Order {
 	data = bytes.Clone(data)
 	return Order{at: answering, act: func(x *exchange, next func()) { x.data = append(x.data, data...) }}
 }
 
-// Length answers with the length n, of a body that never comes, instead of carrying a
-// command out: -1, 0, 1<<31 - 1, or one more than the client takes.
+// Length sends only the length n of an answer, and no answer, instead of carrying out the
+// command. Useful values are -1, 0, 1<<31 - 1, and one more than the client accepts.
 func Length(n int32) Order { return Raw(binary.BigEndian.AppendUint32(nil, uint32(n))) }
 
-// Garbage answers with n random bytes, the same for the same seed, instead of
-// carrying a command out.
+// Garbage answers with n random bytes instead of carrying out the command. The bytes are
+// the same for the same seed.
 func Garbage(seed uint64, n int) Order {
 	data := make([]byte, n)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -230,7 +232,8 @@ func Garbage(seed uint64, n int) Order {
 	return Raw(data)
 }
 
-// SpeakHTTP answers as a web server would that was taken for a lookupd, and closes.
+// SpeakHTTP answers as an HTTP server does when a client takes it for a lookupd, and
+// closes the connection.
 func SpeakHTTP() Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		x.data = append(x.data, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"+
@@ -239,7 +242,7 @@ func SpeakHTTP() Order {
 	}}
 }
 
-// Unasked sends one more response, with this body, behind each answer.
+// Unasked sends one additional response with this body after each answer.
 func Unasked(body string) Order {
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		next()

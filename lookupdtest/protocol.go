@@ -22,17 +22,17 @@ const (
 	maxBody = 1 << 20 // of IDENTIFY
 )
 
-// A Command is one that the server read.
+// A Command is a command that the server read.
 type Command struct {
-	RemoteAddr string   // of the connection it came on
+	RemoteAddr string   // client's end of the connection
 	Name       string   // "IDENTIFY", "REGISTER", …, or whatever the client sent
-	Params     []string // those that count and those that don't
-	Body       []byte   // of IDENTIFY
+	Params     []string // all of them, including superfluous ones
+	Body       []byte   // only of IDENTIFY
 
 	refusal string // what is wrong with it already; empty: nothing
 }
 
-// String returns the command as it is sent, without its body.
+// String returns the command line as it was sent, without the body.
 func (c Command) String() string {
 	return strings.Join(append([]string{c.Name}, c.Params...), " ")
 }

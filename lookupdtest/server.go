@@ -17,36 +17,38 @@ import (
 	"go.uber.org/atomic"
 )
 
-// A Server is an nsqlookupd in memory, made by [NewServer], [NewUnstartedServer] or
-// those of a [Network]. Its methods may be called by any goroutine;
-// the fields are set before the first Start and not changed after.
+// A Server is an nsqlookupd in memory. Create it with [NewServer], [NewUnstartedServer],
+// [Network.NewServer] or [Network.NewUnstartedServer]. Set its fields before the first
+// Start and don't change them later. Methods may be called from any goroutine.
 type Server struct {
-	// TCPAddress and HTTPAddress are host:port. Start listens there and, where the
-	// port is 0, fills in the one that the system chose.
+	// TCPAddress and HTTPAddress are where Start listens, as host:port. If a port is
+	// 0, Start chooses a free one and sets the field.
 	TCPAddress, HTTPAddress string
 
-	// BroadcastAddress, Hostname and Version are what the server says of itself when
-	// it answers IDENTIFY. Start fills in what is empty: the host of TCPAddress; the
-	// machine's name, on a Network the host of TCPAddress; "1.3.0".
+	// BroadcastAddress, Hostname and Version are in the answer to IDENTIFY. Start sets
+	// empty fields: BroadcastAddress to the host of TCPAddress, Hostname to the name
+	// of the machine, or on a Network to the host of TCPAddress, and Version to
+	// "1.3.0".
 	BroadcastAddress, Hostname, Version string
 
-	// InactiveProducerTimeout is how long after its last PING or IDENTIFY a producer
-	// is shown by /lookup and /nodes; 0 means nsqlookupd's default, 300 s.
+	// InactiveProducerTimeout is how long /lookup and /nodes list a producer after its
+	// last PING or IDENTIFY. 0 means the default of nsqlookupd, 300 s.
 	InactiveProducerTimeout time.Duration
 
-	// TombstoneLifetime is how long a tombstoned producer is hidden by /lookup;
-	// 0 means nsqlookupd's default, 45 s.
+	// TombstoneLifetime is how long /lookup hides a tombstoned producer. 0 means the
+	// default of nsqlookupd, 45 s.
 	TombstoneLifetime time.Duration
 
-	// KeepEphemeralTopics keeps the name of an ephemeral topic that its last producer
-	// unregistered, as nsqlookupd does before 1.2.0.
+	// KeepEphemeralTopics keeps the name of an ephemeral topic after its last producer
+	// unregistered, as nsqlookupd before 1.2.0.
 	KeepEphemeralTopics bool
 
-	// TLS makes the TCP port speak TLS, as a lookupd behind a TLS proxy does. HTTP
-	// stays plain.
+	// TLS makes the TCP port use TLS, as for a lookupd behind a TLS proxy. It doesn't
+	// affect HTTP.
 	TLS *tls.Config
 
-	// WrapHTTP stands before the HTTP API if it is set: a place for faults.
+	// WrapHTTP wraps the handler of the HTTP API, for example to inject faults. It may
+	// be nil.
 	WrapHTTP func(http.Handler) http.Handler
 
 	network *Network                    // nil: real TCP
@@ -76,15 +78,16 @@ type run struct {
 	goroutines sync.WaitGroup // everything that the run started; Stop waits for it
 }
 
-// NewServer returns a server that listens on 127.0.0.1, at ports that the system
-// chose. It panics when it can't listen, as net/http/httptest does.
+// NewServer returns a started server that listens on 127.0.0.1, at free ports. It panics
+// if it can't listen, as net/http/httptest does.
 func NewServer() *Server {
 	s := NewUnstartedServer()
 	s.Start()
 	return s
 }
 
-// NewUnstartedServer returns a server whose fields can be set before its Start.
+// NewUnstartedServer is like [NewServer], but doesn't start the server, so that its
+// fields can be set.
 func NewUnstartedServer() *Server {
 	return newServer(nil, "127.0.0.1:0", "127.0.0.1:0")
 }
@@ -106,8 +109,8 @@ func (s *Server) made() {
 	}
 }
 
-// Start listens at the server's addresses, with an empty database. It does nothing
-// when the server runs. It panics when it can't listen or after Close.
+// Start listens at the addresses of the server, with an empty database. It does nothing
+// if the server is running. It panics if it can't listen, or after Close.
 func (s *Server) Start() {
 	s.made()
 	s.lifecycle <- struct{}{}
@@ -146,9 +149,9 @@ func (s *Server) Start() {
 	s.changed.fire()
 }
 
-// Stop closes the listeners and all connections and forgets everything, as a process
-// does that is killed. It returns when no goroutine of the server is left.
-// The server can be started again. Stop does nothing when the server is stopped.
+// Stop closes the listeners and all connections and clears the database, like the end of
+// an nsqlookupd process. When it returns, no goroutine of the server is left. Start
+// starts the server again. Stop does nothing if the server is stopped.
 func (s *Server) Stop() {
 	s.made()
 	s.lifecycle <- struct{}{}
@@ -156,7 +159,7 @@ func (s *Server) Stop() {
 	s.stop()
 }
 
-// Close is Stop for good. It may be called more than once.
+// Close stops the server for good. It may be called more than once.
 func (s *Server) Close() {
 	s.made()
 	s.lifecycle <- struct{}{}
@@ -187,7 +190,7 @@ func (s *Server) stop() {
 	s.changed.fire()
 }
 
-// CloseConnections resets the connections to the TCP port; new ones are served.
+// CloseConnections resets all connections to the TCP port. New connections are accepted.
 func (s *Server) CloseConnections() {
 	s.made()
 	s.mu.Lock()
