@@ -134,7 +134,8 @@ type Options struct {
 	Resolver Resolver
 
 	// MaxResponseSize bounds one answer of an nsqlookupd, over TCP or HTTP, in
-	// bytes, from 1 KiB to 1 GiB. Default: 1 MiB.
+	// bytes, from 1 KiB to 1 GiB. The answer to /nodes, which verifications may
+	// request, may be 16 times as long. Default: 1 MiB.
 	MaxResponseSize int
 
 	// Dial opens the TCP connection to an nsqlookupd, for example with TLS. It must
