@@ -27,7 +27,7 @@ func updateReport(r results) error {
 
 func tables(r results) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %s CPUs (%s), %s/%s, %s. Each figure is the median, and in brackets the lowest and the highest, of all runs; **bold** is short of its target.\n",
+	fmt.Fprintf(&b, "%s, %s CPUs (%s), %s/%s, %s. Each figure is the median of all runs, with the lowest and the highest in brackets. **Bold** figures miss their target.\n",
 		r.about["date"], r.about["cpus"], r.about["cpu"], r.about["goos"], r.about["goarch"], r.about["go"])
 	fmt.Fprintf(&b, "\n### At one look\n\n")
 	shortTable(&b, r)
@@ -148,7 +148,7 @@ func syncCases(r results) (cases []syncCase) {
 }
 
 func syncTable(b *strings.Builder, r results) {
-	b.WriteString("| lookupd | REGISTERs | round trip | lookuploop | prebuilt bytes | one at a time (≈: reckoned from the first ones) | rate of prebuilt bytes (≥ 0.85×) | one at a time (≥ 8×, 100×, 700×) | prebuilt bytes to one at a time: the ceiling of that | its CPU per command (≤ 0.5×) |\n")
+	b.WriteString("| lookupd | REGISTERs | round trip | lookuploop | prebuilt bytes | one at a time (≈: extrapolated from the first ones) | rate of prebuilt bytes (≥ 0.85×) | one at a time (≥ 8×, 100×, 700×) | the same for prebuilt bytes: the upper limit | its CPU per command (≤ 0.5×) |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, c := range syncCases(r) {
 		m := r.metrics[c.name()]

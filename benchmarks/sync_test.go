@@ -20,7 +20,7 @@ import (
 //
 // Reported are ns/op, and beside it: raw-ns/op of prebuilt bytes, and
 // single-ns/op of the singleClient. Where it would take too long, its time is
-// reckoned from the first single-commands, as it grows with each alike. x-raw
+// extrapolated from the first single-commands, as it grows with each alike. x-raw
 // and x-single are how many times as fast as these the Loop is, raw-single is
 // how many times as fast as the singleClient the prebuilt bytes are, and
 // cpu-single how much of the singleClient's CPU time the Loop needs for a command.
