@@ -86,7 +86,7 @@ func plotSync(r results) string {
 	fmt.Fprintf(&b, `<text x="%d" y="%d">solid: 10,000 REGISTERs</text><text x="%d" y="%d">dashed: 100,000</text>`+"\n",
 		plotWidth-right+14, top+100, plotWidth-right+14, top+120)
 	if slices.ContainsFunc(cases, func(c syncCase) bool { return c.lookupd == lookupd && c.isReckoned(r) }) {
-		fmt.Fprintf(&b, `<text x="%d" y="%d">extrapolated from the first,</text><text x="%d" y="%d">see ≈ in the table</text>`+"\n",
+		fmt.Fprintf(&b, `<text x="%d" y="%d">one at a time: partly</text><text x="%d" y="%d">extrapolated (≈ in the table)</text>`+"\n",
 			plotWidth-right+14, top+150, plotWidth-right+14, top+166)
 	}
 	return b.String() + "</svg>\n"
