@@ -1,16 +1,17 @@
-// Lookupcheck compares what NSQ's brokers have with what the nsqlookupds show of
-// them, which is what consumers find. It asks by HTTP and changes nothing.
+// Lookupcheck compares the topics and channels of NSQ brokers with what the
+// nsqlookupds list, which is what consumers find. It asks over HTTP and changes
+// nothing.
 //
 // Usage:
 //
 //	lookupcheck -lookupd-http-address host:port … [-nsqd-http-address host:port …]
 //
-// Brokers are nsqd, and any other that answers /info and /stats as nsqd does.
-// Without -nsqd-http-address those are checked that the lookupds list.
+// A broker is an nsqd, or another program that answers /info and /stats as nsqd
+// does. Without -nsqd-http-address, it checks the brokers that the lookupds list.
 //
-// What seems wrong is looked at again after 2 s, and reported if it still is: what
-// changed meanwhile is no finding. The exit status is 0 if all is well, 1 if
-// something is wrong, and 2 if a lookupd or broker could not be asked.
+// Lookupcheck checks each problem again after 2 s and reports it only if it is still
+// there, so changes in progress are not reported. The exit status is 0 if there are
+// no findings, 1 if there are, and 2 if a lookupd or broker could not be asked.
 package main
 
 import (

@@ -1,5 +1,6 @@
-// Command quickstart is the program of the README: it registers a broker with
-// an nsqlookupd until it gets a signal. No broker listens behind it.
+// Command quickstart is the program of the README. It registers a broker with an
+// nsqlookupd until it gets a signal. It only shows the library: nothing listens at
+// the address that it registers.
 package main
 
 import (

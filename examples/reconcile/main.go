@@ -1,19 +1,18 @@
-// Command reconcile registers a broker whose topics are files in a directory:
-// the name of a file is a topic, each of its lines a channel.
+// Command reconcile registers a broker whose topics are files in a directory. The
+// name of a file is a topic, and each line of the file is a channel.
 //
 //	mkdir topics; printf 'mail\narchive\n' > topics/orders
 //	go run ./examples/reconcile -dir topics
 //
-// It shows the other way to use the library. Nobody notifies here: the
-// directory is looked at every second, and after each change the whole of it is
-// declared with SetMetadata. What stayed isn't sent again, so that nothing
-// flickers at any nsqlookupd.
+// It shows how to use the library without Notify. It reads the directory every
+// second and, after each change, declares all of it with SetMetadata. The library
+// sends only the difference to the nsqlookupds.
 //
-// Empty lines, lines that begin with # and files that begin with a dot don't
-// count. What can't be a name in NSQ is logged, and the rest goes on. Without
-// -lookupd-tcp-address it starts an nsqlookupd of its own, in memory. It runs
-// until Ctrl-C or SIGTERM. There is no broker behind it: nobody listens at the
-// address that it registers.
+// Empty lines, lines that begin with # and files that begin with a dot are ignored.
+// Names that NSQ doesn't allow are logged and left out. Without
+// -lookupd-tcp-address it starts an nsqlookupd in memory. It runs until Ctrl-C or
+// SIGTERM. It only shows the library: nothing listens at the address that it
+// registers.
 package main
 
 import (

@@ -6,17 +6,17 @@
 // A broker knows what its lookupds acknowledged. What a consumer finds can
 // differ from it: an administrator deleted or tombstoned a topic, an old
 // connection is still listed, another broker announces the same address. The
-// only way to know is to ask.
+// only way to find out is to ask.
 //
 // # Rules
 //
 //   - A Client only reads. It changes nothing at a lookupd or a broker.
-//   - An answer is bounded in bytes, and its texts are clipped and free of
-//     control characters before anyone sees them. How long an answer may take
-//     is up to the http.Client and the context.
-//   - Compare and Differences are pure functions of what was asked before.
-//   - One look can't tell a fault from a change that is under way. Look twice,
-//     some time apart, and keep what Confirm returns.
+//   - An answer is bounded in bytes. Its texts are truncated, and control characters
+//     are removed, before they are returned. The http.Client and the context bound
+//     the time.
+//   - Compare, CompareSteady and Differences are pure functions of the answers.
+//   - One look can't tell a fault from a change in progress. Look twice, some time
+//     apart, and keep what Confirm returns.
 //
 // # Formats
 //
@@ -30,6 +30,6 @@
 //
 // # What it does not know
 //
-// Where the broker's topics come from (nsqd's /stats or a registry), who the
-// lookupds are, TCP connections to them, and when to look.
+// Where the topics of the broker come from (/stats of nsqd, or a registry), which
+// lookupds there are, their TCP connections, and when to look.
 package listing

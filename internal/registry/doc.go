@@ -1,69 +1,68 @@
-// Package registry holds what a broker has, and how far each nsqlookupd has
-// come in hearing of it.
+// Package registry holds the topics and channels of a broker, and how much of them
+// each nsqlookupd knows.
 //
-// What the broker has is a compacted log. Each topic and each channel has one
-// entry in it, at the place of its last creation or deletion. A lookupd is a
-// [Cursor] into the log: a full sync, a single change and a resync are all "say
-// what lies behind the cursor".
+// The topics and channels are a compacted log. Each has one entry, at the position of
+// its last creation or deletion. Each lookupd has a [Cursor] into the log. A full
+// sync, a single change and a resync are all the same: send the entries after the
+// cursor.
 //
 // # Rules
 //
-//   - A chunk of the log is read under one lock and becomes [Command] values,
-//     which nothing changes any more. They are written outside of the lock. No
-//     lock is held across I/O.
+//   - A chunk of the log is read under the lock and becomes immutable [Command]
+//     values. They are sent after the lock is released. No lock is held during I/O.
 //
-//   - REGISTER topic channel announces the topic too. If a live channel of a live
-//     topic follows in the same chunk, it goes at the topic's place and nothing at
-//     its own.
+//   - REGISTER topic channel announces the topic, too. If a live channel of a live
+//     topic follows in the same chunk, it is sent at the position of the topic, and
+//     nothing is sent at its own.
 //
-//   - A deleted topic's channels move before the topic, so that UNREGISTER topic
-//     never takes a channel along.
+//   - The channels of a deleted topic move before the topic, so that UNREGISTER topic
+//     never removes a channel as well.
 //
-//   - To connect is one critical section, before the first REGISTER: the cursor
-//     goes to the beginning, deletions up to the log's end mean nothing to this
-//     connection, and later ones are kept until it has passed them, provided that
-//     it has read of the name before. So what is kept for a lookupd, however far
-//     it lags, is never more than what the broker had at one time.
+//   - A new connection starts in one critical section, before the first REGISTER. The
+//     cursor goes to the beginning of the log. Deletions up to the end of the log are
+//     skipped for this connection. Later deletions are kept until the cursor has
+//     passed them, but only for names that it has read. So the entries kept for a
+//     lookupd are never more than what the broker had at one time, even if it is far
+//     behind.
 //
-//   - What sends nothing is acknowledged with the command before it, or at once if
-//     none is in flight. A chunk that says nothing is progress: the next one may
-//     say something. A lookupd that waits with nothing in flight is at the log's
-//     end.
+//   - An entry that sends nothing is acknowledged with the command before it, or at
+//     once if none is in flight. A chunk without commands is progress, because the
+//     next one may have some. If a lookupd has nothing in flight and nothing to send,
+//     its cursor is at the end of the log.
 //
-//   - What a lookupd lost although it had acknowledged it, to an administrator
-//     say, the main connection says again when it is asked to. That changes nothing
-//     of what is acknowledged, and it is said only as long as it is so.
+//   - A lookupd may lose a name that it had acknowledged, for example because an
+//     administrator deleted it. On request, the main connection announces the name
+//     again, if the broker still has it. This doesn't change what is acknowledged.
 //
 //   - An ephemeral name that was deleted while a lookupd was away is unregistered
-//     when it is back, because it would keep the name for ever otherwise. A name
-//     that it may refuse by now is unregistered on the probe, where a refusal
-//     costs nothing.
+//     when it is back, because the lookupd would keep it for ever. If it may refuse
+//     the name by now, the probe unregisters it, where a refusal does no harm.
 //
-//   - No hold of the lock grows with the registry. A snapshot walks over the log in
-//     pieces, and what it has not reached is kept as it was before it changes. A
-//     declaration compares in pieces, comes into force at one instant, and is
-//     carried out in pieces; whoever comes to a name in between carries it out for
-//     that name first.
+//   - The time for which the lock is held doesn't grow with the registry. A snapshot
+//     reads the log in pieces; an entry that it has not reached yet is copied before
+//     it changes. A declaration compares in pieces, takes effect at one instant, and
+//     is carried out in pieces. An operation on a name in between first carries it
+//     out for that name.
 //
 // # Names in doubt
 //
 // A refusal ends the connection, and with it all registrations. So the main
-// connection carries only names that the lookupd is not known to dislike. When it
-// refused one, all that it hadn't acknowledged on that connection is in doubt.
-// When two connections in a row broke without a word amid the same commands, these
-// are, and what comes behind them. Names in doubt are set aside when the main
-// connection comes to their place, and asked about on a second connection, the
-// probe, as are some of the refused ones from time to time. What is acknowledged
-// there goes to the main connection, by itself. A channel is never ahead of its
-// topic in this: REGISTER topic channel would announce both.
+// connection sends no names that are in doubt or refused. When the lookupd refuses a
+// name, all names that it had not acknowledged on that connection are in doubt. When
+// two connections in a row break without an answer to the same commands, the names in
+// these commands and after them are in doubt. When the main connection reaches a name
+// in doubt, it sets it aside. A second connection, the probe, asks about these names,
+// and from time to time about refused ones. Names that are acknowledged there are
+// sent on the main connection, one command each. A channel is never asked about
+// before its topic, because REGISTER topic channel would announce both.
 //
 // # Concurrency
 //
-// One mutex guards everything, the cursors included; two more keep declarations
-// and snapshots apart and are locked before it. They are locked in this
-// package only, and never while anything of the caller's runs. All methods may
-// be called from any goroutine; the calls about one cursor's connection come
-// from the goroutines of its lookupPeer alone, which keeps their order.
+// One mutex guards everything, including the cursors. Two more serialize declarations
+// and snapshots; they are locked before it. All are locked only in this package, and
+// never while code of the caller runs. All methods may be called from any goroutine.
+// The methods about the connection of a cursor are called only by the goroutines of
+// its lookupPeer, which keeps them in order.
 //
 // # What it does not know
 //

@@ -1,34 +1,33 @@
-// Package resolve knows to which IP addresses the configured names lead.
+// Package resolve finds the IP addresses of the configured names.
 //
-// It looks up host names, and SRV names with their targets, until it is told
-// to stop, and keeps what it learned. Its rules:
+// It looks up host names, and SRV names with their targets, again and again until it
+// is told to stop, and keeps the result. Its rules:
 //
-//   - Nobody waits for a slow name, nor a target of a SRV name for another one:
-//     an address counts from the moment it is learned.
-//   - A failure takes nothing away. Of an answer that comes with an error, the
-//     good part is used, and what is not in it stays.
+//   - A slow name doesn't delay others, and a slow target of a SRV name doesn't delay
+//     other targets. An address is used as soon as it is known.
+//   - A failed look-up removes nothing. If an answer comes with an error, its
+//     addresses are used, and addresses that it lacks stay.
 //   - DNS servers rotate and shorten their answers. So an address without a
-//     connection is dropped by the first good answer that lacks it, and one with
-//     a connection by the third in a row.
-//   - A name is looked up again after the interval; sooner while that could
-//     help. See the constants in name.go.
-//   - A name leads to at most 64 addresses, and a SRV name to as many targets.
-//     Those that are known come first, so that a long answer in changing order
-//     changes nothing.
+//     connection is dropped when one good answer lacks it, and an address with a
+//     connection when three good answers in a row lack it.
+//   - A name is looked up again after the interval, or sooner if that could help.
+//     See the constants in name.go.
+//   - A name leads to at most 64 addresses, and a SRV name to at most 64 targets.
+//     Known ones come first, so a long answer in changing order changes nothing.
 //
 // # Concurrency
 //
-// Run starts a goroutine for each name (name.go). It alone looks the name up,
-// with one more goroutine for each target, and waits for these. Run returns
-// when all have ended; Set only asks the goroutine of a name to end. A Resolver
-// that goes on after its context has ended holds up its own name and Run, and
-// nobody else.
+// Run starts a goroutine for each name (name.go). Only that goroutine looks up the
+// name. It starts one more for each target and waits for them. Run returns when all
+// goroutines have ended. Set only asks the goroutine of a name to end. A Resolver that
+// continues after its context has ended delays only its own name and Run.
 //
-// The mutex of Names guards what is known. It is never held during a look-up or
-// a log call, and all methods may be called from any goroutine.
+// The mutex of Names guards the known addresses. It is never held during a look-up or
+// a log call. All methods may be called from any goroutine.
 //
 // # What it does not know
 //
-// It doesn't know lookupds or their connections. Connected and Disconnected tell
-// it which addresses have one, and a receive from Changed says that Known has news.
+// It doesn't know lookupds or their connections. The caller reports with Connected and
+// Disconnected which addresses have a connection. A receive from Changed means that
+// the result of Known has changed.
 package resolve

@@ -1,5 +1,5 @@
-// Package nsqdattest has a disk for tests of what keeps an nsqd.dat: it fails
-// on order, and knows what a crash can leave of it.
+// Package nsqdattest provides a disk in memory for tests of nsqd.dat. It can be told
+// to fail, and it can return each state that a crash may leave.
 package nsqdattest
 
 import (
@@ -12,10 +12,10 @@ import (
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
 )
 
-// Disk is an [nsqdat.Disk] of one directory, whatever its path. It models what
-// POSIX leaves open: what was written but not synced may survive whole, in
-// part, as zeros or not at all, and of the changes of a directory since it was
-// last synced, any may be lost. Its methods may be called from any goroutine.
+// Disk is an [nsqdat.Disk] with one directory, at any path. It models what POSIX
+// leaves open: data that was written but not synced may survive completely, in part,
+// as zeros or not at all. Any change of a directory since its last sync may be lost.
+// Its methods may be called from any goroutine.
 type Disk struct {
 	mu      sync.Mutex
 	faults  func(step string) Fault // asked before every step, under no lock: it may sleep
