@@ -36,7 +36,9 @@
 //   - [Loop.Metadata] and [Loop.TopicMetadata] return what the broker has.
 //   - [Loop.Verify] compares it with what the nsqlookupds list. They can differ, as
 //     administrators delete and tombstone topics. With a VerifyInterval the Loop
-//     does so regularly.
+//     does so regularly, and announces again what an nsqlookupd lost.
+//   - Package statuspage serves the status as a page and as JSON, and package
+//     lookupprom exports it to Prometheus.
 //
 // To work with the nsqlookupds:
 //
@@ -101,8 +103,9 @@
 // doubt waits a few round trips for each refused name in doubt.
 //
 // TestSimulation checks all of this with random histories of changes, faults of
-// nsqlookupds, networks and disks, new addresses and restarts. The README names a
-// test for each point.
+// nsqlookupds, networks and disks, new addresses and restarts. TestEveryShortHistory
+// plays all short histories of a small registry. The README names a test for each
+// point.
 //
 // # What is not guaranteed
 //
