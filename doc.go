@@ -141,7 +141,7 @@
 // calls is the order of the changes, so the caller's lock determines it.
 //
 // There is no limit to the number of topics and channels. Each takes about 160
-// bytes, whatever the number of nsqlookupds.
+// bytes, independent of the number of nsqlookupds.
 //
 // Run does no I/O. It starts these goroutines and returns when all have ended:
 //

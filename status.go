@@ -53,7 +53,7 @@ type Status struct {
 	Names    []NameStatus    // the configured addresses that are looked up, in their order
 	Metadata MetadataStatus
 
-	Verification VerificationStatus
+	Verification VerificationStatus // of VerifyInterval
 }
 
 // BrokerInfo is what the nsqlookupds are told about the broker: the values of
@@ -143,9 +143,9 @@ func (o *Options) broker() BrokerInfo {
 // VerificationStatus describes the verifications of VerifyInterval.
 type VerificationStatus struct {
 	Interval  time.Duration // Options.VerifyInterval; with 0 there is nothing else
-	Ended     time.Time     // when the last verification ended; zero: none has yet
-	Error     error         // why it failed: nobody could be asked; what was found before stays
-	Found     Verification  // by the last one that didn't fail
+	Ended     time.Time     // when the last verification ended; zero before the first
+	Error     error         // why it failed, because no nsqlookupd could be asked; Found stays
+	Found     Verification  // result of the last one that didn't fail
 	Announced uint64        // topics announced again, counted for each nsqlookupd
 }
 
