@@ -12,6 +12,10 @@
 // Prometheus, and /ready answers 503 until all of them (with ?n=2: two) know
 // everything that the broker has.
 //
+// With -verify-interval it asks the lookupds at that pace what they show of it,
+// and announces again what they lost. The findings are in the log, at
+// /debug/lookuploop and in /metrics.
+//
 // It is a module of its own, because the library's doesn't depend on Prometheus.
 // Run it from a clone of the repository: go install refuses a module with replace
 // directives.
@@ -82,6 +86,7 @@ func parseFlags(args []string) (membroker.Options, error) {
 	flags.StringVar(&opts.HTTPAddress, "http-address", "127.0.0.1:4151", "`host:port` to listen on for HTTP")
 	flags.StringVar(&opts.BroadcastAddress, "broadcast-address", "", "`host` that consumers find with nsqlookupd (default: that of -tcp-address, or this machine's name)")
 	flags.StringVar(&opts.DataPath, "data-path", "", "`directory` of nsqd.dat (default: topics and channels are forgotten)")
+	flags.DurationVar(&opts.VerifyInterval, "verify-interval", 0, "`time` between two looks at what the lookupds show of the broker, such as 10m; what they lost is announced again (default: never)")
 	flags.IntVar(&opts.MemQueueSize, "mem-queue-size", 10_000, "messages that a channel may hold; publishing more is refused")
 	flags.IntVar(&opts.MaxConnections, "max-connections", 10_000, "open connections, TCP and HTTP together")
 	err := flags.Parse(args)

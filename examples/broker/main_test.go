@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,14 +34,20 @@ func request(t *testing.T, method, url, body string) string {
 	return string(text)
 }
 
-func TestRun(t *testing.T) {
+// start runs the broker with an nsqlookupd of its own and returns the URLs of
+// both. stop ends it.
+func start(t *testing.T, args ...string) (lookupd, broker string, stop func() error) {
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	r, w := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, []string{"-tcp-address", "127.0.0.1:0", "-http-address", "127.0.0.1:0", "-data-path", t.TempDir()}, w)
+		ended <- run(ctx, append([]string{"-tcp-address", "127.0.0.1:0", "-http-address", "127.0.0.1:0"}, args...), w)
 	}()
+	stop = sync.OnceValue(func() error {
+		cancel()
+		return <-ended
+	})
+	t.Cleanup(func() { stop() })
 
 	// It says where it listens: first the embedded lookupd, then the broker.
 	out := bufio.NewReader(r)
@@ -50,8 +57,11 @@ func TestRun(t *testing.T) {
 		require.NoError(t, err)
 		urls = append(urls, regexp.MustCompile(`http://[0-9.:]+`).FindString(line))
 	}
-	lookupd, broker := urls[0], urls[1]
+	return urls[0], urls[1], stop
+}
 
+func TestRun(t *testing.T) {
+	lookupd, broker, stop := start(t, "-data-path", t.TempDir())
 	require.Equal(t, "OK", request(t, "POST", broker+"/pub?topic=orders", "hello"))
 	var found struct {
 		Producers []struct {
@@ -68,20 +78,39 @@ func TestRun(t *testing.T) {
 	require.Contains(t, request(t, "GET", broker+"/debug/lookuploop", ""), `"topics": 1`)
 	require.Contains(t, request(t, "GET", broker+"/metrics", ""), "lookuploop_topics 1\n")
 
+	require.Contains(t, request(t, "GET", broker+"/debug/lookuploop", ""), `"verification": null`)
+
 	began := time.Now()
-	cancel()
-	require.NoError(t, <-ended)
+	require.NoError(t, stop())
 	require.Less(t, time.Since(began), 2*time.Second)
+}
+
+// What an administrator deletes at the lookupd is found, shown and announced again.
+func TestVerifyInterval(t *testing.T) {
+	lookupd, broker, stop := start(t, "-verify-interval", "20ms")
+	isListed := func() bool {
+		return strings.Contains(request(t, "GET", lookupd+"/nodes", ""), "orders")
+	}
+	request(t, "POST", broker+"/topic/create?topic=orders", "")
+	require.Eventually(t, isListed, 10*time.Second, 10*time.Millisecond)
+	request(t, "POST", lookupd+"/topic/delete?topic=orders", "")
+	require.Eventually(t, isListed, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return strings.Contains(request(t, "GET", broker+"/metrics", ""), "lookuploop_verification_announced_topics_total 1\n")
+	}, 10*time.Second, 10*time.Millisecond)
+	require.Contains(t, request(t, "GET", broker+"/debug/lookuploop", ""), `"announced": 1`)
+	require.NoError(t, stop())
 }
 
 func TestFlags(t *testing.T) {
 	opts, err := parseFlags([]string{
 		"-lookupd-tcp-address", "a:4160", "--lookupd-tcp-address=b:4160", "-tcp-address", ":1", "-http-address", ":2",
-		"-broadcast-address", "me", "-data-path", "/data", "-mem-queue-size", "5", "-max-connections", "6",
+		"-broadcast-address", "me", "-data-path", "/data", "-verify-interval", "10m", "-mem-queue-size", "5", "-max-connections", "6",
 	})
 	require.NoError(t, err)
 	require.Equal(t, []string{"a:4160", "b:4160"}, opts.LookupdTCPAddresses)
 	require.Equal(t, [5]any{":1", ":2", "me", "/data", 5}, [5]any{opts.TCPAddress, opts.HTTPAddress, opts.BroadcastAddress, opts.DataPath, opts.MemQueueSize})
+	require.Equal(t, 10*time.Minute, opts.VerifyInterval)
 	require.Equal(t, 6, opts.MaxConnections)
 }
 
@@ -92,7 +121,7 @@ func TestBadFlagsAreErrors(t *testing.T) {
 	require.NoError(t, run(t.Context(), []string{"-help"}, io.Discard))
 	_, err := parseFlags([]string{"-help"})
 	require.ErrorIs(t, err, flag.ErrHelp)
-	for _, args := range [][]string{{"-mem-queue-size", "-1"}, {"-max-connections", "-1"}, {"-tcp-address", "nowhere"}, {"-lookupd-tcp-address", "nowhere"}} {
+	for _, args := range [][]string{{"-mem-queue-size", "-1"}, {"-verify-interval", "-1s"}, {"-max-connections", "-1"}, {"-tcp-address", "nowhere"}, {"-lookupd-tcp-address", "nowhere"}} {
 		require.Error(t, run(t.Context(), append([]string{"-tcp-address", "127.0.0.1:0", "-http-address", "127.0.0.1:0"}, args...), io.Discard), args)
 	}
 }

@@ -82,6 +82,7 @@ func New(opts Options) (*Broker, error) {
 		BroadcastHTTPPort:   b.http.Addr().(*net.TCPAddr).Port,
 		Version:             Version,
 		DataPath:            opts.DataPath,
+		VerifyInterval:      opts.VerifyInterval,
 		Logger:              opts.Logger,
 	})
 	if err != nil {

@@ -48,6 +48,10 @@ type Options struct {
 	LookupdTCPAddresses []string // nsqlookupds to register with; may be empty
 	DataPath            string   // directory of nsqd.dat, which holds names, never messages; "" keeps nothing
 
+	// VerifyInterval is the time between two looks at what the lookupds show of the
+	// broker, as of lookuploop.Options. Default: 0, which means never.
+	VerifyInterval time.Duration
+
 	// MemQueueSize is how many messages a channel may hold, in flight and
 	// deferred ones included, and how many a topic keeps that has no channel
 	// or is paused. A publish that any channel has no room for is refused
