@@ -192,6 +192,9 @@ func (r *report) show(ctx context.Context, what string, f func(context.Context) 
 		text, err = f(ctx)
 		return err
 	})
+	if text == "" {
+		return
+	}
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
 		if len(line) > maxShown {

@@ -75,6 +75,15 @@ connection.`,
 	{"The broker stops, starts again on another port, and is found", `
 Its topics and channels are in nsqd.dat, in the format of nsqd.`,
 		restart, false},
+	{"Consumers don't find the broker, and Verify says why", `
+Status knows what was acknowledged. Verify asks every lookupd by HTTP what it
+lists now, as consumers do, and dials the broadcast address. What seems wrong is
+looked at again after a second. Verify changes nothing.`,
+		findWhatIsWrong, false},
+	{"What a lookupd lost is announced again", `
+With a VerifyInterval the Loop verifies regularly. It announces what a lookupd
+lost, and nothing else, to that lookupd again.`,
+		announceWhatWasLost, false},
 }
 
 // tour is what the steps share.

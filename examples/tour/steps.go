@@ -162,10 +162,7 @@ func restart(ctx context.Context, t *tour) {
 	had := describe(t.broker.Loop().Metadata())
 	t.post(ctx, "/channel/create?channel=tail%23ephemeral&topic="+returns)
 	t.checkRegistered(ctx, "every lookupd has acknowledged the channel, which is not to be kept", 0)
-	t.stopProducer()
-	n := t.messages.count()
-	t.check(ctx, fmt.Sprintf("the producer has stopped; all %d messages have arrived", n), t.messages.allArrived(n))
-	t.check(ctx, "the broker has stopped", func(context.Context) error { return t.stopBroker() })
+	t.stop(ctx)
 	t.check(ctx, "every lookupd has forgotten it", func(ctx context.Context) error {
 		return each(ctx, t.lookupds, t.hasForgotten)
 	})
@@ -181,6 +178,14 @@ func restart(ctx context.Context, t *tour) {
 	t.checkMessages(ctx, "the consumer found it and gets messages")
 	t.checkRegistered(ctx, "every lookupd has acknowledged", 0)
 	t.checkAnswers(ctx)
+}
+
+// stop stops the producer and the broker.
+func (t *tour) stop(ctx context.Context) {
+	t.stopProducer()
+	n := t.messages.count()
+	t.check(ctx, fmt.Sprintf("the producer has stopped; all %d messages have arrived", n), t.messages.allArrived(n))
+	t.check(ctx, "the broker has stopped", func(context.Context) error { return t.stopBroker() })
 }
 
 // checkRegistered checks that n lookupds (0: all) have acknowledged all that the

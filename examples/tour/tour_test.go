@@ -35,29 +35,41 @@ func TestTour(t *testing.T) {
 	for i, s := range steps {
 		require.Contains(t, out.String(), fmt.Sprintf("\n%d. %s\n", i+1, s.title))
 	}
+	for _, finding := range []string{
+		"tombstoned: tour-orders at lookupd 1\n                  an administrator hid the topic there: wait",
+		"not listed: tour-returns at lookupd 1\n                  seen: the lookupd doesn't know the topic\n                  consumers",
+		"not reachable\n                  seen: dial tcp [::1]:",
+		"ms  a verification found it and announced it again\n",
+		"ms  the next verification finds nothing\n",
+	} {
+		require.Contains(t, out.String(), finding)
+	}
+	require.NotContains(t, out.String(), " \n", "nothing is shown where there is nothing to show")
 	require.NotContains(t, out.String(), "skipped")
 	require.Contains(t, out.String(), fmt.Sprintf("All %d checks passed", strings.Count(out.String(), "\n  ok ")))
 }
 
 func TestTourUsesRunningLookupds(t *testing.T) {
-	t.Parallel()
 	for n := 1; n <= 2; n++ {
-		var args []string
-		var lookupds []*lookupdtest.Server
-		for range n {
-			l := lookupdtest.NewServer()
-			defer l.Close()
-			lookupds, args = append(lookupds, l), append(args, flagsFor(l)...)
-		}
-		for range 2 { // the first leaves nothing that disturbs the second
-			var out bytes.Buffer
-			require.NoError(t, run(t.Context(), args, &out), out.String())
-			require.Equal(t, 2, strings.Count(out.String(), "skipped:"), out.String())
-			for _, l := range lookupds {
-				require.Contains(t, out.String(), l.TCPAddress)
-				require.Empty(t, l.Topics())
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			var args []string
+			var lookupds []*lookupdtest.Server
+			for range n {
+				l := lookupdtest.NewServer()
+				defer l.Close()
+				lookupds, args = append(lookupds, l), append(args, flagsFor(l)...)
 			}
-		}
+			for range 2 { // the first leaves nothing that disturbs the second
+				var out bytes.Buffer
+				require.NoError(t, run(t.Context(), args, &out), out.String())
+				require.Equal(t, 2, strings.Count(out.String(), "skipped:"), out.String())
+				for _, l := range lookupds {
+					require.Contains(t, out.String(), l.TCPAddress)
+					require.Empty(t, l.Topics())
+				}
+			}
+		})
 	}
 }
 
@@ -94,13 +106,33 @@ func TestTourFails(t *testing.T) {
 		{"a second lookupd hangs", func(t *tour) {
 			t.lookupds[1].server.Do(lookupdtest.On("REGISTER "+alerts, lookupdtest.Hang()))
 		}, 6, "the others have acknowledged", "not registered"},
+		{"more is wrong than is to be found", func(t *tour) {
+			t.when("\n9. ", func() {
+				t.lookupds[1].server.Do(lookupdtest.On("REGISTER "+orders, lookupdtest.Reply("OK")))
+			})
+		}, 9, "Verify finds all three", `"not listed: tour-orders at lookupd 2"`},
+		{"something is wrong at the right address", func(t *tour) {
+			t.when("\n10. ", func() {
+				t.lookupds[0].server.Do(lookupdtest.On("REGISTER "+returns, lookupdtest.Reply("OK")))
+			})
+		}, 10, "Verify finds nothing", `"not listed: tour-returns at lookupd 1"`},
+		{"a lookupd loses again what is announced to it again", func(t *tour) {
+			t.when("\n10. ", func() {
+				t.when("POST /topic/delete", func() {
+					t.lookupds[0].server.Do(lookupdtest.On("REGISTER "+returns, lookupdtest.Reply("OK")))
+				})
+				t.when("announced it again", func() { t.patience = time.Second / 2 })
+			})
+		}, 10, "every lookupd's HTTP answers are what the broker has", "lookupd 1: /lookup?topic=tour-returns"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
 			tour, err := newTour(nil, &out)
 			require.NoError(t, err)
-			hurry(tour, test.step)
+			if test.step < 9 { // Verify takes a second
+				hurry(tour, test.step)
+			}
 			test.spoil(tour)
 
 			err = tour.run(t.Context())
@@ -173,7 +205,7 @@ func TestTourKeepsAwayFromOthersTopics(t *testing.T) {
 
 func TestTourIsInterrupted(t *testing.T) {
 	t.Parallel()
-	for _, moment := range []string{"lookuploop registers", "is killed", "messages arrive", "answers nothing any more", "the producer has stopped"} {
+	for _, moment := range []string{"lookuploop registers", "is killed", "messages arrive", "answers nothing any more", "the producer has stopped", "POST /topic/tombstone"} {
 		ctx, cancel := context.WithCancel(t.Context())
 		var out bytes.Buffer
 		tour, err := newTour(nil, writerFunc(func(p []byte) (int, error) {
@@ -186,6 +218,17 @@ func TestTourIsInterrupted(t *testing.T) {
 		require.ErrorIs(t, tour.run(ctx), errInterrupted, moment)
 		require.NotContains(t, out.String(), "FAILED")
 		require.NoDirExists(t, tour.options.DataPath)
+	}
+}
+
+func TestTextsAreBrokenBetweenWords(t *testing.T) {
+	for width, want := range map[int][]string{
+		20: {"  wait, or delete it"},
+		19: {"  wait, or delete", "  it"},
+		10: {"  wait, or", "  delete", "  it"},
+		1:  {"  wait,", "  or", "  delete", "  it"},
+	} {
+		require.Equal(t, want, wrap("wait, or delete it", "  ", width), width)
 	}
 }
 
@@ -208,10 +251,15 @@ func flagsFor(l *lookupdtest.Server) []string {
 
 // hurry makes a tour wait less in the step that is to fail.
 func hurry(t *tour, step int) {
+	t.when(fmt.Sprintf("\n%d. ", step), func() { t.patience = time.Second })
+}
+
+// when calls do each time before something that contains moment is written.
+func (t *tour) when(moment string, do func()) {
 	out := t.out
 	t.out = writerFunc(func(p []byte) (int, error) {
-		if strings.HasPrefix(string(p), fmt.Sprintf("\n%d. ", step)) {
-			t.patience = time.Second
+		if strings.Contains(string(p), moment) {
+			do()
 		}
 		return out.Write(p)
 	})
