@@ -267,6 +267,8 @@ func TestEachKindHasAdvice(t *testing.T) {
 		ChannelMissing, Stale, NotResolvable, NotReachable, NamesDiffer} {
 		require.NotEmpty(t, Finding{Kind: kind}.Advice(), kind)
 	}
+	require.Contains(t, Finding{Kind: NotListed, Topic: "orders"}.Advice(), "(the topic was deleted at the lookupd, say)")
+	require.Contains(t, Finding{Kind: NotListed}.Advice(), "check that the lookupd is among the addresses", "there is nothing to reconnect")
 	text, err := Finding{Tombstoned, lookupd, "a.test:4150", "orders", "", ""}.MarshalJSON()
 	require.NoError(t, err)
 	require.JSONEq(t, `{"kind":"tombstoned","lookupd":"lookupd.test:4161","broker":"a.test:4150","topic":"orders",

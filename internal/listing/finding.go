@@ -36,6 +36,9 @@ var advice = map[Kind]string{
 	NamesDiffer:     "no broker that was asked has the topic and only some lookupds know it, so nsqadmin and topic patterns find it or not: delete it with nsqadmin if nobody needs it",
 }
 
+// notConnected is the advice about a broker that isn't listed at all.
+const notConnected = "consumers that ask this lookupd don't find the broker: check that the lookupd is among the addresses that the broker registers with, and see the broker's log for why it isn't connected"
+
 // Finding is one thing that is wrong.
 type Finding struct {
 	Kind    Kind
@@ -47,7 +50,12 @@ type Finding struct {
 }
 
 // Advice says what it means and what to do.
-func (f Finding) Advice() string { return advice[f.Kind] }
+func (f Finding) Advice() string {
+	if f.Kind == NotListed && f.Topic == "" {
+		return notConnected
+	}
+	return advice[f.Kind]
+}
 
 // MarshalJSON adds the advice.
 func (f Finding) MarshalJSON() ([]byte, error) {
