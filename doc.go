@@ -121,8 +121,9 @@
 //     local port.
 //   - Names in doubt need a second connection. If something in between allows
 //     only one, they wait, and Status says why.
-//   - A topic that an administrator tombstoned stays hidden for 45 s, unless
-//     the broker deletes and creates it. A topic that was deleted at nsqlookupd
+//   - A topic that an administrator tombstoned stays hidden for 45 s. It is listed
+//     at once if the broker deletes it, and creates it again after nsqlookupd
+//     acknowledged that. A topic that was deleted at nsqlookupd
 //     while the broker has it stays unknown until the next connection, the next
 //     resync if ResyncInterval is set, or the verification that finds it if
 //     VerifyInterval is set.

@@ -104,6 +104,23 @@ func TestVerifyIntervalAnnouncesWhatALookupdLost(t *testing.T) {
 	})
 }
 
+// A tombstone ends when the lookupd hears of the deletion: what is created again
+// before was never gone for it.
+func TestATombstoneEndsWithADeletionThatWasAcknowledged(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newVerifyScene(t)
+		s.post(s.lookupds[0], "/topic/tombstone?topic=orders&node=broker.test:4151")
+		s.notify(TopicDeleted("orders"), TopicCreated("orders"))
+		s.registered()
+		require.Equal(t, []string{"tombstoned lookupd1 orders"}, s.found())
+		s.notify(TopicDeleted("orders"))
+		s.registered()
+		s.notify(TopicCreated("orders"))
+		s.registered()
+		require.Empty(t, s.found())
+	})
+}
+
 // What stays wrong is logged once, and shown in Status as long as it is found.
 func TestVerifyIntervalLogsEachChangeOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

@@ -272,7 +272,7 @@ func TestEachKindHasAdvice(t *testing.T) {
 	text, err := Finding{Tombstoned, lookupd, "a.test:4150", "orders", "", ""}.MarshalJSON()
 	require.NoError(t, err)
 	require.JSONEq(t, `{"kind":"tombstoned","lookupd":"lookupd.test:4161","broker":"a.test:4150","topic":"orders",
-		"advice":"an administrator hid the topic there: wait until the tombstone ends (45 s by default), or delete and create the topic at the broker"}`, string(text))
+		"advice":"an administrator hid the topic there: wait until the tombstone ends (45 s by default), or delete the topic at the broker, and create it again when the lookupd has acknowledged that, some seconds later"}`, string(text))
 }
 
 // Nothing is found about what came or went while the lookupd was asked.

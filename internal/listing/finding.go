@@ -24,7 +24,7 @@ const (
 
 var advice = map[Kind]string{
 	NotListed:       "consumers that ask this lookupd don't find the broker: reconnect the broker to it, which announces everything again (the topic was deleted at the lookupd, say)",
-	Tombstoned:      "an administrator hid the topic there: wait until the tombstone ends (45 s by default), or delete and create the topic at the broker",
+	Tombstoned:      "an administrator hid the topic there: wait until the tombstone ends (45 s by default), or delete the topic at the broker, and create it again when the lookupd has acknowledged that, some seconds later",
 	ListedTwice:     "an old connection of the broker is still listed: it goes once the lookupd's TCP notices, and is hidden after 300 s; if it stays, two brokers have the same address and host name",
 	ListedElsewhere: "consumers or nsqadmin are sent to another address than the broker's: correct its broadcast address and ports, and restart it",
 	OtherVersion:    "the lookupd still lists the connection of another version of the broker: reconnect the broker to it",
