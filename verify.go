@@ -36,10 +36,12 @@ const (
 // contains its error. If there is none to ask, Verify returns [ErrNotConnected]. A
 // request is bounded by HTTPClient of [Options], and everything by ctx.
 //
-// An nsqlookupd with 100,000 registrations needs about 2 ms for each topic, and 0.2
-// to 0.4 s for a sample of 200. Only if there is a difference, Verify also requests
-// /nodes, to detect tombstones. With 100 brokers that takes seconds. If it takes
-// longer than HTTPClient allows, tombstoned topics are reported as [NotListed].
+// An nsqlookupd with 100,000 registrations needs about 2 ms for each topic,
+// and 0.2 to 0.4 s for a sample of 200. Only if there is a difference, Verify also
+// requests /nodes, to detect tombstones. Otherwise it misses a broker that
+// announces the same address for other topics only, which cmd/lookupcheck finds.
+// With 100 brokers /nodes takes seconds. If it takes longer than HTTPClient
+// allows, tombstoned topics are reported as [NotListed].
 func (l *Loop) Verify(ctx context.Context, topics ...string) (Verification, error) {
 	for _, topic := range topics {
 		if !nsq.IsValidTopicName(topic) {

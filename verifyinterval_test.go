@@ -121,6 +121,23 @@ func TestATombstoneEndsWithADeletionThatWasAcknowledged(t *testing.T) {
 	})
 }
 
+// Another broker at the address is seen where it has a topic that is asked about, and
+// otherwise where the lookupd is asked for its nodes.
+func TestVerifyFindsAnAddressThatIsSharedForOtherTopicsWhenItLooksCloser(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newVerifyScene(t)
+		other := &scene{t: t, network: s.network}
+		other.loop = newLoop(t, addresses(s.lookupds[0].TCPAddress), func(o *Options) { o.Dial, o.Hostname = s.network.Dial, "other" })
+		other.notify(TopicCreated("others"))
+		other.run()
+		other.registered()
+		require.Empty(t, s.found())
+		require.Equal(t, []string{"address shared lookupd1"}, s.found("others"))
+		s.post(s.lookupds[0], "/topic/delete?topic=orders")
+		require.Equal(t, []string{"address shared lookupd1", "not listed lookupd1 orders"}, s.found())
+	})
+}
+
 // What stays wrong is logged once, and shown in Status as long as it is found.
 func TestVerifyIntervalLogsEachChangeOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
