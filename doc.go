@@ -75,7 +75,8 @@
 // Once faults stop, every configured nsqlookupd lists the broker as a producer
 // of exactly what it has. That takes one backoff, one round trip, and the time
 // that the nsqlookupd needs. Only a name that was refused takes longer: it is
-// tried again after MaxBackoff, doubling to 1 h.
+// tried again after MaxBackoff, doubling to 1 h, or to 1 min while the nsqlookupd
+// refuses all topics.
 //
 //   - The latest state of a name wins. Nothing is sent that wasn't true when it was
 //     read from the broker's state. A name that changes often needs no more memory
@@ -92,13 +93,13 @@
 //     A crash leaves the old nsqd.dat or the new one.
 //   - A name that an nsqlookupd refuses is set aside for that nsqlookupd, shown in
 //     Status, and tried again later. So is a name at which it closes the connection
-//     without an answer. All other names are registered.
+//     or doesn't answer within ResponseTimeout. All other names are registered.
 //
 // nsqlookupd closes the connection when it refuses a name. So names in doubt are
 // sent over a second connection, the probe. A name is in doubt if it was not
-// acknowledged when another one was refused, or if two connections in a row broke
+// acknowledged when another one was refused, or if two connections in a row ended
 // while the same commands were unanswered. The probe asks about many names at
-// once, and about half as many each time it breaks without an answer. Names that
+// once, and about half as many each time it ends without an answer. Names that
 // are acknowledged there are then sent on the main connection. A good name in
 // doubt waits a few round trips for each refused name in doubt.
 //

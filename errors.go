@@ -74,11 +74,7 @@ func (e *ResponseError) Error() string {
 		}
 	}
 	b.WriteString(": ")
-	b.WriteString(e.Code)
-	if e.Message != "" {
-		b.WriteByte(' ')
-		b.WriteString(e.Message)
-	}
+	b.WriteString(strings.TrimSpace(e.Code + " " + e.Message))
 	return printable(b.String())
 }
 

@@ -339,6 +339,19 @@ func TestEphemeralNamesDeletedWhileLookupdIsAwayAreUnregisteredInTheEnd(t *testi
 	})
 }
 
+func TestNothingRefusedIsUnregisteredInTheEnd(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		badTopic(s.lookupds[0], "bad#ephemeral")
+		s.notify(TopicCreated("bad#ephemeral"), ChannelCreated("bad#ephemeral", "x"), TopicCreated("good#ephemeral"))
+		s.run()
+		s.settled()
+		heard := listen(s.lookupds[0])
+		require.NoError(t, s.end())
+		require.Equal(t, []string{"UNREGISTER good#ephemeral"}, heard())
+	})
+}
+
 // Lookupd took the channel once and refuses all that concerns it now, its deletion
 // too. It must not hear of that on the main connection, and once on another.
 func TestDeletionThatLookupdRefusesCostsNoMainConnection(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"go.uber.org/atomic"
@@ -104,12 +105,16 @@ func (pr *probe) once() (gotOn bool, err error) {
 	isSevered := !isDone && errors.Is(err, c.Err()) && c.Severed()
 	culprit, gotOn := p.reg.ProbeLost(p.cursor, isSevered, pr.ctx.Err() != nil)
 	if culprit != nil {
+		message := "connection closed without an answer, each time"
+		if errors.Is(c.Err(), os.ErrDeadlineExceeded) {
+			message = fmt.Sprintf("no answer within %v, each time", p.opts.ResponseTimeout)
+		}
 		p.reg.ProbeRefused(p.cursor, *culprit, false, &ResponseError{
 			Address: p.address,
 			Command: culprit.Verb(),
 			Topic:   culprit.Topic(),
 			Channel: culprit.Channel(),
-			Message: "connection closed without an answer, each time",
+			Message: message,
 		}, time.Now())
 	}
 	if isDone {

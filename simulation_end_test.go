@@ -37,8 +37,10 @@ func (w *simWorld) finish() {
 }
 
 // settle is when everything that was under way has arrived, after the faults.
+// An answer that was left out is missed at the last command, behind which a PING can
+// be that was just sent.
 func (w *simWorld) settle() {
-	time.Sleep(time.Second + 4*w.history.setting.latency)
+	time.Sleep(2*simTimeout + 4*w.history.setting.latency)
 	synctest.Wait()
 }
 
@@ -129,8 +131,11 @@ func (w *simWorld) checkRefusal() {
 	}
 	// Pauses that end with the first answer, and for each refused name some connections.
 	each := 5 * 2 * w.roundTrip()
-	if refusal.how == "Reset" || refusal.how == "Drop" {
-		each = 10 * 2 * w.roundTrip() // to find it among the others
+	switch refusal.how { // to find it among the others
+	case "Reset", "Drop":
+		each = 10 * 2 * w.roundTrip()
+	case "Hang":
+		each = 10 * (2*w.roundTrip() + simTimeout)
 	}
 	soon := 3*time.Second + time.Duration(refused+2)*each
 	w.pause(soon)

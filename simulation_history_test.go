@@ -48,6 +48,7 @@ var refusals = map[string]lookupdtest.Order{
 	"Reset":        lookupdtest.Reset(), // the answer is lost
 	"Drop":         lookupdtest.Drop(),  // there is none
 	"never answer": lookupdtest.Raw(nil),
+	"Hang":         lookupdtest.Hang(), // and nothing else is answered either
 }
 
 // has tells whether a name, "topic" or "topic channel", is refused.
@@ -92,10 +93,13 @@ func drawHistory(seed uint64) *simHistory {
 			heartbeat:  pick(r, simHeartbeat, time.Minute),
 			preload:    pick(r, 0, 3, 3, 30, 30, registry.ChunkSize+50),
 			refusal: pick(r, simRefusal{}, simRefusal{"a", "BadTopic"}, simRefusal{"b x", "BadChannel"},
-				simRefusal{"* x", pick(r, "BadChannel", "Reset", "Drop")},
+				simRefusal{"* x", pick(r, "BadChannel", "Reset", "Drop", "Hang")},
 				simRefusal{"preload*[02468]", pick(r, "BadTopic", "Reset", "Drop")}),
 		},
 		lookupds: 2 + r.IntN(simMaxLookupds-1),
+	}
+	if h.setting.refusal.how == "Hang" { // each name takes a while to be found
+		h.setting.preload = min(h.setting.preload, 30)
 	}
 	r.preload = h.setting.preload
 	if h.setting.latency > time.Millisecond { // or IDENTIFY would not arrive in time
@@ -362,7 +366,7 @@ func (r simRandom) order() (name string, order lookupdtest.Order, isSlow bool) {
 	case 12, 13, 14:
 		pattern := pick(r, "REGISTER "+r.topic(), "REGISTER "+r.topic()+" "+r.channel(), "* "+r.topic(),
 			"REGISTER preload*[02468]", "REGISTER * x", "REGISTER *")
-		how := pick(r, "BadTopic", "BadTopic", "BadChannel", "BadChannel", "Reset", "Drop", "never answer")
+		how := pick(r, "BadTopic", "BadTopic", "BadChannel", "BadChannel", "Reset", "Drop", "Hang", "never answer")
 		return fmt.Sprintf("On(%q, %s)", pattern, how), lookupdtest.On(pattern, refusals[how]), false
 	case 15:
 		message := pick(r, "E_INVALID", "E_BAD_TOPIC", "E_BAD_BODY no", "E_")

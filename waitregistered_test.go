@@ -405,3 +405,19 @@ func TestPersistMetadataAfterAWriteThatWasNotSynced(t *testing.T) {
 		})
 	}
 }
+
+// It is hardly the names' fault, and over for all of them at once.
+func TestLookupdThatTookNothingForHoursHasAllAMinuteLater(t *testing.T) {
+	for how, order := range refusals {
+		inBubble(t, func(t *testing.T) {
+			s := newScene(t, 1)
+			require.NoError(t, s.loop.SetMetadata(manyTopics(100)))
+			lift := s.lookupds[0].Do(lookupdtest.On("REGISTER", order))
+			s.run()
+			time.Sleep(5 * time.Hour)
+			lift()
+			time.Sleep(time.Minute + time.Second)
+			require.Len(t, announced(s.lookupds[0]), 200, how)
+		})
+	}
+}

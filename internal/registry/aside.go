@@ -9,7 +9,7 @@ type aside struct {
 	state   asideState
 	index   int      // in its heap
 	told    uint64   // lookupd may have taken what was born up to here: it, and channels of it
-	strikes int      // how often lookupd closed without a word at it alone
+	strikes int      // how often a probe ended at it alone
 	onMain  bool     // REGISTER was sent on the main connection …
 	acked   bool     // … and acknowledged; channels that it covered are still to be asked about
 	covered []*entry // of a topic: channels that the main connection passed over because of it …

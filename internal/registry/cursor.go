@@ -40,7 +40,7 @@ type Cursor struct {
 	told       uint64    // lookupd may have taken what was born up to here
 	toldBefore uint64    // the same before the last connection
 	ghosts     []ghost
-	suspect    span // what was unanswered when a connection broke without a word
+	suspect    span // what was unanswered when a connection ended without an answer
 	doubt      span // what is in doubt, and not set aside yet
 
 	aside      map[*entry]*aside
@@ -102,11 +102,11 @@ func (r *Registry) Attach(c *Cursor, now time.Time) {
 
 // Release takes the cursor out of the log when the connection ended. unanswered
 // are the commands without a good answer, in their order; severed tells that the
-// connection broke without a word about the reason.
+// connection ended without an answer to the first of them.
 //
-// Mostly that is the network's fault. If two connections in a row break amid the
-// same commands, lookupd refuses one of them, and TCP lost its answer: these
-// commands, and what comes after them, are in doubt.
+// Mostly that is the network's fault. If two connections in a row end amid the
+// same commands, lookupd refuses one of them, and TCP lost its answer, or it is
+// stuck at one: these commands, and what comes after them, are in doubt.
 func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
 	r.lock()
 	defer r.mu.Unlock()

@@ -49,7 +49,7 @@
 // A refusal ends the connection, and with it all registrations. So the main
 // connection sends no names that are in doubt or refused. When the lookupd refuses a
 // name, all names that it had not acknowledged on that connection are in doubt. When
-// two connections in a row break without an answer to the same commands, the names in
+// two connections in a row end without an answer to the same commands, the names in
 // these commands and after them are in doubt. When the main connection reaches a name
 // in doubt, it sets it aside. A second connection, the probe, asks about these names,
 // and from time to time about refused ones. Names that are acknowledged there are

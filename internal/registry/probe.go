@@ -6,33 +6,25 @@ import (
 )
 
 const (
-	// MaxRetryDelay bounds the pause, doubling from the first, before refused
-	// names are tried again.
-	MaxRetryDelay = time.Hour
-
-	// retries is how many refused names are tried when the pause is over. If one
-	// of them passes, all are tried.
-	retries = 4
-
 	// firstGroup is how many names are asked about at once where one was refused: not
 	// all, as each refusal costs those behind it another question.
 	firstGroup = 16
 
-	// maxStrikes is how often lookupd may close without a word at one name alone
-	// before that counts as a refusal.
+	// maxStrikes is how often a probe may end at one name alone, without an
+	// answer, before that counts as a refusal.
 	maxStrikes = 3
 )
 
 // probe is what a second connection asks of lookupd: about names in doubt, and
 // from time to time about refused ones.
 //
-// Names go pipelined. When the connection breaks without an answer, one of those
+// Names go pipelined. When the connection ends without an answer, one of those
 // that were unanswered may be to blame, and they go in groups, of half the size
 // with each break, until one alone shows that it was it. That one is asked about
 // again, alone, once all others have been: they don't wait for it.
 type probe struct {
 	queue  []*aside // to be asked about, oldest first; some may be so no more
-	struck []*aside // at which alone lookupd closed without a word, likewise
+	struck []*aside // at which alone a probe ended, likewise
 	asked  []*aside // sent on the probe, and not answered
 	within int      // so many at the head of the queue, or asked, have one that breaks connections; 0: nobody knows of one
 	group  int      // so many are asked about at once otherwise: few where one was found, and twice as many once these were answered; 0: no limit
@@ -107,15 +99,6 @@ func (c *Cursor) refuse(cmd Command, wholeTopic bool, reason error, now time.Tim
 	c.idle = append(c.idle, a)
 }
 
-// retrySoon is for a lookupd that is back: it may not be what it was. If it comes
-// back often, perhaps because it dies of a name, that doesn't count.
-func (c *Cursor) retrySoon(now time.Time) {
-	soon := now.Add(c.firstDelay)
-	if len(c.refused) > 0 && c.retryAt.After(soon) && now.Sub(c.soonAt) >= c.retryDelay {
-		c.soonAt, c.retryAt = now, soon
-	}
-}
-
 // NeedsProbe tells whether there is something to ask lookupd on a second
 // connection; if not, when there will be, or zero. The main connection comes
 // first: nothing is asked before it is in sync.
@@ -125,23 +108,14 @@ func (r *Registry) NeedsProbe(c *Cursor, now time.Time) (bool, time.Time) {
 	if !c.connected || c.acked < c.goal {
 		return false, time.Time{}
 	}
-	c.beginRetry(now)
+	r.beginRetry(c, now)
 	if c.isAsking() || len(c.doubtfulGhosts) > 0 {
 		return true, time.Time{}
 	}
 	if len(c.refused) == 0 {
 		return false, time.Time{}
 	}
-	return false, c.retryAt
-}
-
-// beginRetry lets some refused names be tried if it is time.
-func (c *Cursor) beginRetry(now time.Time) {
-	if len(c.refused) > 0 && !now.Before(c.retryAt) {
-		c.retryAll = max(c.retryAll, min(retries, len(c.refused)))
-		c.retryDelay = min(2*c.retryDelay, MaxRetryDelay)
-		c.retryAt = now.Add(c.retryDelay)
-	}
+	return false, r.nextRetry(c)
 }
 
 // isAsking tells whether there is something to ask lookupd right now.
@@ -172,7 +146,7 @@ func (r *Registry) Probe(c *Cursor, now time.Time, limit int, out []Command) []C
 	case isGroup:
 		limit = min(limit, c.group)
 	}
-	c.beginRetry(now)
+	r.beginRetry(c, now)
 	for range limit {
 		a := r.nextDoubt(c)
 		if a == nil {
@@ -297,10 +271,9 @@ func (r *Registry) ProbeAcknowledge(c *Cursor, n int) {
 }
 
 // ProbeLost notes that the probe ended: what wasn't answered is to be asked
-// again. When it broke without a word, it narrows down which name did that, and
-// gotOn tells whether it did; once it is certain, culprit is what lookupd closed
-// at, for ProbeRefused. isCut tells that the probe ended because the main
-// connection did.
+// again. When it was severed, it narrows down at which name, and gotOn tells whether
+// it did; once it is certain, culprit is that name, for ProbeRefused. isCut tells
+// that the probe ended because the main connection did.
 func (r *Registry) ProbeLost(c *Cursor, severed, isCut bool) (culprit *Command, gotOn bool) {
 	r.lock()
 	defer r.mu.Unlock()

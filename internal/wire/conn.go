@@ -173,8 +173,9 @@ func (c *Conn[T]) Done() <-chan struct{} { return c.done }
 // Err says why the reader ended. It is valid once Done is closed.
 func (c *Conn[T]) Err() error { return c.err }
 
-// Severed tells whether the connection broke without an answer that says why. It
-// is valid once Done is closed.
+// Severed tells whether the connection ended without an answer that says why: it
+// broke, or none came in time to what was in flight. It is valid once Done is
+// closed.
 func (c *Conn[T]) Severed() bool { return c.severed }
 
 // Unanswered are the tags of the commands that lookupd didn't answer, the oldest

@@ -31,10 +31,10 @@ func TestConnectionEndsWithAnErrorThatSaysWhatHappened(t *testing.T) {
 		"an answer of 1025 bytes":    {lookupdtest.On("REGISTER b", lookupdtest.Reply(strings.Repeat("x", 1025))), "1025 bytes, MaxResponseSize is 1024", ErrTooLarge, false, 1, 0},
 		"a negative length":          {lookupdtest.On("REGISTER b", lookupdtest.Length(-1)), "negative response length: -1", errNegativeLength, false, 1, 0},
 		"a web server":               {lookupdtest.On("REGISTER b", lookupdtest.SpeakHTTP()), "an HTTP server answered", errStranger, false, 1, 0},
-		"no answer":                  {lookupdtest.On("REGISTER b", lookupdtest.Hang()), "REGISTER: no answer within 1s", os.ErrDeadlineExceeded, false, 1, time.Second},
+		"no answer":                  {lookupdtest.On("REGISTER b", lookupdtest.Hang()), "REGISTER: no answer within 1s", os.ErrDeadlineExceeded, true, 1, time.Second},
 		"half an answer":             {lookupdtest.On("REGISTER b", lookupdtest.Length(3)), "REGISTER: unexpected answer", nil, false, 1, 0}, // which the next answer completes
-		"half the last answer":       {lookupdtest.On("REGISTER c", lookupdtest.Length(3)), "REGISTER: no answer within 1s", os.ErrDeadlineExceeded, false, 2, time.Second},
-		"a dripping answer":          {lookupdtest.On("REGISTER b", lookupdtest.Drip(200*time.Millisecond)), "REGISTER: no answer within 1s", os.ErrDeadlineExceeded, false, 1, time.Second},
+		"half the last answer":       {lookupdtest.On("REGISTER c", lookupdtest.Length(3)), "REGISTER: no answer within 1s", os.ErrDeadlineExceeded, true, 2, time.Second},
+		"a dripping answer":          {lookupdtest.On("REGISTER b", lookupdtest.Drip(200*time.Millisecond)), "REGISTER: no answer within 1s", os.ErrDeadlineExceeded, true, 1, time.Second},
 		"an orderly end":             {lookupdtest.On("REGISTER b", lookupdtest.Drop()), "REGISTER: EOF", io.EOF, true, 1, 0},
 		"an end amid an answer":      {lookupdtest.CutSent(6 + 3), "REGISTER: unexpected EOF", io.ErrUnexpectedEOF, true, 1, 0},
 	} {

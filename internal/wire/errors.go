@@ -91,9 +91,9 @@ var usualPorts = map[string]string{
 	"4171": "nsqadmin",
 }
 
-// isSevered tells whether err of readResponse is the network's, and no timeout.
+// isSevered tells whether err of readResponse is no answer, rather than a bad one.
 func isSevered(err error) bool {
-	for _, other := range []error{os.ErrDeadlineExceeded, ErrTooLarge, errNegativeLength, errStranger} {
+	for _, other := range []error{ErrTooLarge, errNegativeLength, errStranger} {
 		if errors.Is(err, other) {
 			return false
 		}
