@@ -275,3 +275,68 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 	}
 	t.Logf("%d rounds, %d confirmed, %d rounds left a temporary file", kills, confirmed, leftovers)
 }
+
+// TestEverythingAtOnce calls every method from many goroutines, while the Loop
+// runs and after its end. The race detector and the methods' own errors judge.
+func TestEverythingAtOnce(t *testing.T) {
+	for range 20 {
+		inBubble(t, func(t *testing.T) {
+			var loop *Loop
+			s := newScene(t, 2, func(o *Options) {
+				o.DataPath = "data"
+				o.OnStateChange = func(LookupdStatus) {
+					loop.Notify(TopicCreated("noticed"))
+					loop.SetLookupdTCPAddresses(o.LookupdTCPAddresses)
+				}
+			})
+			loop = s.loop
+			loop.opts.HTTPClient = s.network.Client()
+			loop.disk = nsqdattest.NewDisk(nil)
+			_, err := loop.LoadMetadata()
+			require.NoError(t, err)
+			addresses := loop.opts.LookupdTCPAddresses
+			short := func() context.Context {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+				t.Cleanup(cancel)
+				return ctx
+			}
+			allowed := func(err error, also ...error) {
+				for _, target := range append(also, ErrClosed) {
+					if err == nil || errors.Is(err, target) {
+						return
+					}
+				}
+				require.NoError(t, err)
+			}
+			s.run()
+			synctest.Wait()
+			var callers sync.WaitGroup
+			for _, call := range []func(int){
+				func(i int) {
+					allowed(loop.Notify(TopicCreated("orders"), ChannelCreated("orders", fmt.Sprint("c", i%5))))
+				},
+				func(i int) { allowed(loop.Notify(TopicDeleted("orders"))) },
+				func(i int) { allowed(loop.Notify(ChannelCreated("orders", "late")), ErrUnknown) },
+				func(i int) { allowed(loop.SetMetadata(some())) },
+				func(i int) { allowed(loop.SetLookupdTCPAddresses(addresses[i%2 : 1+i%2])) },
+				func(i int) { allowed(loop.WaitRegistered(short(), i%3), context.DeadlineExceeded) },
+				func(i int) { allowed(loop.PersistMetadata(short()), context.DeadlineExceeded) },
+				func(i int) { loop.TopicChannels(short(), "orders") },
+				func(i int) { loop.Status() },
+				func(i int) { loop.Metadata() },
+				func(i int) { require.Error(t, loop.Run(t.Context())) },
+				func(i int) { _, err := loop.LoadMetadata(); require.Error(t, err) },
+			} {
+				callers.Go(func() {
+					for i := range 20 {
+						call(i)
+						time.Sleep(time.Millisecond)
+					}
+				})
+			}
+			time.Sleep(15 * time.Millisecond)
+			require.NoError(t, s.end())
+			callers.Wait()
+		})
+	}
+}

@@ -2,9 +2,11 @@ package lookuploop
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -393,4 +395,40 @@ func TestTopicMetadataIsThatOfOneTopic(t *testing.T) {
 	got, found := loop.TopicMetadata("unknown")
 	require.False(t, found)
 	require.Zero(t, got)
+}
+
+// TestMillionTopics declares a million topics (100,000 without -long), announces
+// them to a lookupd that only counts, and takes them back.
+func TestMillionTopics(t *testing.T) {
+	million := inFull(1_000_000)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	counted := make(chan map[string]int, 1)
+	go func() { counted <- countCommands(listener) }()
+
+	loop := newLoop(t, addresses(listener.Addr().String()), func(o *Options) { o.ResponseTimeout = patience })
+	before := memoryInUse()
+	m := Metadata{Topics: make([]TopicMetadata, million)}
+	for i := range m.Topics {
+		m.Topics[i].Name = fmt.Sprint("topic", i)
+	}
+	require.NoError(t, loop.SetMetadata(m))
+	require.Less(t, (memoryInUse()-before)/million, 300, "bytes a topic")
+
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- loop.Run(ctx) }()
+	require.NoError(t, loop.WaitRegistered(ctx, 1))
+	require.Equal(t, million, loop.Status().Topics)
+	require.NoError(t, loop.SetMetadata(Metadata{}))
+	require.NoError(t, loop.WaitRegistered(ctx, 1))
+	require.Zero(t, loop.Status().Topics)
+	cancel()
+	require.NoError(t, <-ended)
+	require.NoError(t, listener.Close())
+	commands := <-counted
+	require.Equal(t, million, commands["REGISTER"])
+	require.Equal(t, million, commands["UNREGISTER"])
+	require.Equal(t, 1, commands["IDENTIFY"], "no number of deletions at once makes a lookupd start over")
 }

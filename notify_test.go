@@ -408,3 +408,25 @@ func FuzzNotifyNames(f *testing.F) {
 		require.Equal(t, []string{"REGISTER", topic, channel}, []string{chunk[0].Verb(), chunk[0].Topic(), chunk[0].Channel()})
 	})
 }
+
+// TestLongNames is about names as long as NSQ allows.
+func TestLongNames(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.run()
+		name := strings.Repeat("n", 64)
+		ephemeral := strings.Repeat("e", 64-len(registry.EphemeralSuffix)) + registry.EphemeralSuffix
+		s.notify(TopicCreated(name), ChannelCreated(name, name), ChannelCreated(name, ephemeral))
+		s.notify(TopicCreated(ephemeral), ChannelCreated(ephemeral, name))
+		s.registered()
+		require.Equal(t, namesIn(s.loop.Metadata()), announced(s.lookupds[0]))
+		for _, tooLong := range []string{"n" + name, "e" + ephemeral} {
+			require.ErrorIs(t, s.loop.Notify(TopicCreated(tooLong)), ErrInvalidName)
+			require.ErrorIs(t, s.loop.Notify(ChannelCreated(name, tooLong)), ErrInvalidName)
+			require.ErrorIs(t, s.loop.SetMetadata(Metadata{Topics: []TopicMetadata{{Name: tooLong}}}), ErrInvalidName)
+			_, err := s.loop.TopicChannels(t.Context(), tooLong)
+			require.ErrorIs(t, err, ErrInvalidName)
+		}
+		require.Equal(t, namesIn(s.loop.Metadata()), announced(s.lookupds[0]))
+	})
+}

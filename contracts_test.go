@@ -1,17 +1,13 @@
 package lookuploop
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -20,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
-	"github.com/lookuploop/lookuploop/internal/registry"
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
@@ -246,166 +241,6 @@ func TestContextThatHasEnded(t *testing.T) {
 		_, err = s.loop.TopicChannels(ended, "orders")
 		require.ErrorIs(t, err, context.Canceled)
 	})
-}
-
-// TestLongNames is about names as long as NSQ allows.
-func TestLongNames(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := newScene(t, 1)
-		s.run()
-		name := strings.Repeat("n", 64)
-		ephemeral := strings.Repeat("e", 64-len(registry.EphemeralSuffix)) + registry.EphemeralSuffix
-		s.notify(TopicCreated(name), ChannelCreated(name, name), ChannelCreated(name, ephemeral))
-		s.notify(TopicCreated(ephemeral), ChannelCreated(ephemeral, name))
-		s.registered()
-		require.Equal(t, namesIn(s.loop.Metadata()), announced(s.lookupds[0]))
-		for _, tooLong := range []string{"n" + name, "e" + ephemeral} {
-			require.ErrorIs(t, s.loop.Notify(TopicCreated(tooLong)), ErrInvalidName)
-			require.ErrorIs(t, s.loop.Notify(ChannelCreated(name, tooLong)), ErrInvalidName)
-			require.ErrorIs(t, s.loop.SetMetadata(Metadata{Topics: []TopicMetadata{{Name: tooLong}}}), ErrInvalidName)
-			_, err := s.loop.TopicChannels(t.Context(), tooLong)
-			require.ErrorIs(t, err, ErrInvalidName)
-		}
-		require.Equal(t, namesIn(s.loop.Metadata()), announced(s.lookupds[0]))
-	})
-}
-
-// TestMillionTopics declares a million topics (100,000 without -long), announces
-// them to a lookupd that only counts, and takes them back.
-func TestMillionTopics(t *testing.T) {
-	million := inFull(1_000_000)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	counted := make(chan map[string]int, 1)
-	go func() { counted <- countCommands(listener) }()
-
-	loop := newLoop(t, addresses(listener.Addr().String()), func(o *Options) { o.ResponseTimeout = patience })
-	before := memoryInUse()
-	m := Metadata{Topics: make([]TopicMetadata, million)}
-	for i := range m.Topics {
-		m.Topics[i].Name = fmt.Sprint("topic", i)
-	}
-	require.NoError(t, loop.SetMetadata(m))
-	require.Less(t, (memoryInUse()-before)/million, 300, "bytes a topic")
-
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- loop.Run(ctx) }()
-	require.NoError(t, loop.WaitRegistered(ctx, 1))
-	require.Equal(t, million, loop.Status().Topics)
-	require.NoError(t, loop.SetMetadata(Metadata{}))
-	require.NoError(t, loop.WaitRegistered(ctx, 1))
-	require.Zero(t, loop.Status().Topics)
-	cancel()
-	require.NoError(t, <-ended)
-	require.NoError(t, listener.Close())
-	commands := <-counted
-	require.Equal(t, million, commands["REGISTER"])
-	require.Equal(t, million, commands["UNREGISTER"])
-	require.Equal(t, 1, commands["IDENTIFY"], "no number of deletions at once makes a lookupd start over")
-}
-
-// countCommands serves one connection after another until the listener is
-// closed, and says OK to everything.
-func countCommands(listener net.Listener) map[string]int {
-	count := make(map[string]int)
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			return count
-		}
-		sayOK(conn, func(verb string) { count[verb]++ })
-		conn.Close()
-	}
-}
-
-// sayOK answers each command until the connection ends.
-func sayOK(conn net.Conn, heard func(verb string)) {
-	r, w := bufio.NewReader(conn), bufio.NewWriter(conn)
-	r.Discard(len("  V1"))
-	for {
-		line, err := r.ReadSlice('\n')
-		if err != nil {
-			return
-		}
-		verb, _, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
-		heard(verb)
-		if verb == "IDENTIFY" {
-			var size [4]byte
-			io.ReadFull(r, size[:])
-			r.Discard(int(binary.BigEndian.Uint32(size[:])))
-		}
-		w.WriteString("\x00\x00\x00\x02OK")
-		if r.Buffered() == 0 {
-			w.Flush()
-		}
-	}
-}
-
-// TestEverythingAtOnce calls every method from many goroutines, while the Loop
-// runs and after its end. The race detector and the methods' own errors judge.
-func TestEverythingAtOnce(t *testing.T) {
-	for range 20 {
-		inBubble(t, func(t *testing.T) {
-			var loop *Loop
-			s := newScene(t, 2, func(o *Options) {
-				o.DataPath = "data"
-				o.OnStateChange = func(LookupdStatus) {
-					loop.Notify(TopicCreated("noticed"))
-					loop.SetLookupdTCPAddresses(o.LookupdTCPAddresses)
-				}
-			})
-			loop = s.loop
-			loop.opts.HTTPClient = s.network.Client()
-			loop.disk = nsqdattest.NewDisk(nil)
-			_, err := loop.LoadMetadata()
-			require.NoError(t, err)
-			addresses := loop.opts.LookupdTCPAddresses
-			short := func() context.Context {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-				t.Cleanup(cancel)
-				return ctx
-			}
-			allowed := func(err error, also ...error) {
-				for _, target := range append(also, ErrClosed) {
-					if err == nil || errors.Is(err, target) {
-						return
-					}
-				}
-				require.NoError(t, err)
-			}
-			s.run()
-			synctest.Wait()
-			var callers sync.WaitGroup
-			for _, call := range []func(int){
-				func(i int) {
-					allowed(loop.Notify(TopicCreated("orders"), ChannelCreated("orders", fmt.Sprint("c", i%5))))
-				},
-				func(i int) { allowed(loop.Notify(TopicDeleted("orders"))) },
-				func(i int) { allowed(loop.Notify(ChannelCreated("orders", "late")), ErrUnknown) },
-				func(i int) { allowed(loop.SetMetadata(some())) },
-				func(i int) { allowed(loop.SetLookupdTCPAddresses(addresses[i%2 : 1+i%2])) },
-				func(i int) { allowed(loop.WaitRegistered(short(), i%3), context.DeadlineExceeded) },
-				func(i int) { allowed(loop.PersistMetadata(short()), context.DeadlineExceeded) },
-				func(i int) { loop.TopicChannels(short(), "orders") },
-				func(i int) { loop.Status() },
-				func(i int) { loop.Metadata() },
-				func(i int) { require.Error(t, loop.Run(t.Context())) },
-				func(i int) { _, err := loop.LoadMetadata(); require.Error(t, err) },
-			} {
-				callers.Go(func() {
-					for i := range 20 {
-						call(i)
-						time.Sleep(time.Millisecond)
-					}
-				})
-			}
-			time.Sleep(15 * time.Millisecond)
-			require.NoError(t, s.end())
-			callers.Wait()
-		})
-	}
 }
 
 // noDeadlinesConn is as a channel of an SSH connection.
