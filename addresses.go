@@ -163,7 +163,7 @@ func (o *Options) parseAddresses(addrs []string) ([]resolve.Address, error) {
 // Drain leaves discovery, so that no new consumers connect, while the broker serves
 // those that are connected. It unregisters ephemeral topics and channels, closes the
 // connections to all nsqlookupds, and returns when that is done. It takes at most
-// 1 s unless Dial or OnStateChange blocks. Notify and nsqd.dat work as before.
+// 1 s unless Dial, Logger or OnStateChange blocks. Notify and nsqd.dat work as before.
 // SetLookupdTCPAddresses registers the broker again.
 //
 // If ctx ends first, the error wraps ctx.Err() and names the remaining nsqlookupds.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http"
+	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,8 +18,256 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
-	"github.com/lookuploop/lookuploop/lookupdtest"
 )
+
+// oddAddress is that of the lookupd that suffers from the contracts.
+const oddAddress = "10.0.0.2:4160"
+
+// contracts are ways in which what an embedder hands in can be odd. Others have a
+// test of their own below. hold returns when the test lets it, whatever the
+// context says.
+var contracts = map[string]struct {
+	edit  func(o *Options, hold func())
+	waits bool   // the end waits for it, as the comment of Run says
+	says  string // in Status
+}{
+	"Dial returns a connection and an error": {
+		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) {
+			return conn, errors.Join(conn.Close(), os.ErrPermission)
+		}),
+		says: "10.0.0.2:4160: dial: permission denied",
+	},
+	"Dial returns a closed connection": {
+		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) { return conn, conn.Close() }),
+		says: "10.0.0.2:4160: IDENTIFY: ",
+	},
+	"Dial returns a connection without deadlines": {
+		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) { return noDeadlinesConn{conn}, nil }),
+		says: "10.0.0.2:4160: IDENTIFY: Options.Dial returned a connection that can't do deadlines: ssh: tcpChan: deadline not supported",
+	},
+	"Dial returns a connection whose Close blocks": {
+		edit:  dials(func(conn net.Conn, hold func()) (net.Conn, error) { return heldConn{conn, hold}, nil }),
+		waits: true,
+	},
+	"Resolver ignores its context": {
+		edit:  resolves(func(hold func()) ([]netip.Addr, error) { hold(); return nil, nil }),
+		waits: true,
+	},
+	"Resolver returns thousands of addresses": {
+		edit: resolves(func(func()) ([]netip.Addr, error) { return manyIPs(2000), nil }),
+		says: "odd.test:4160: resolve: the name leads to 2000 addresses, of which 64 are used",
+	},
+	"HTTPClient ignores the context": {
+		edit:  asks(func(hold func()) (*http.Response, error) { hold(); return nil, net.ErrClosed }),
+		waits: true,
+	},
+	"HTTPClient returns nothing": {
+		edit: asks(func(func()) (*http.Response, error) { return nil, nil }),
+		says: "10.0.0.2:4160: verification: ",
+	},
+	"Logger blocks at a lookupd":      {edit: logs("address=" + oddAddress), waits: true},
+	"Logger blocks at a name":         {edit: logs("can't be resolved", failsToResolve), waits: true},
+	"Logger blocks at a verification": {edit: logs("verification found a problem"), waits: true},
+}
+
+// TestContracts holds what the comments say of what embedders hand in: nothing
+// waits for it but one lookupd of two, and the end.
+func TestContracts(t *testing.T) {
+	for name, tt := range contracts {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				const bound = 2 * time.Second
+				release := make(chan struct{})
+				hasClient := false
+				s := newScene(t, 0, func(o *Options) {
+					dns := new(fakeResolver)
+					dns.knows("odd.test", "10.0.0.2")
+					o.LookupdTCPAddresses = []string{"10.0.0.1:4160", "odd.test:4160"}
+					o.ResolveInterval, o.Resolver = time.Minute, dns
+					o.VerifyInterval, o.DataPath = time.Minute, "data"
+					tt.edit(o, func() { <-release })
+					hasClient = o.HTTPClient != nil
+				})
+				healthy, odd := s.network.NewServer("10.0.0.1:4160"), s.network.NewServer(oddAddress)
+				t.Cleanup(healthy.Close)
+				t.Cleanup(odd.Close)
+				if !hasClient {
+					s.loop.opts.HTTPClient = s.network.Client()
+				}
+				s.loop.dialBroker = func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed } // a finding
+				s.loop.disk = nsqdattest.NewDisk(nil)
+				_, err := s.loop.LoadMetadata()
+				require.NoError(t, err)
+
+				s.run()
+				for i, pause := range []time.Duration{0, 10 * time.Minute} {
+					time.Sleep(pause)
+					began, topic := time.Now(), fmt.Sprint("topic", i)
+					s.notify(TopicCreated(topic))
+					require.Zero(t, time.Since(began), "Notify waits for nobody")
+					ctx, cancel := context.WithTimeout(t.Context(), bound)
+					require.NoError(t, healthy.Wait(ctx, func() bool { return len(healthy.Producers(topic, "")) == 1 }))
+					require.NoError(t, s.loop.PersistMetadata(ctx))
+					cancel()
+				}
+				status := s.loop.Status()
+				require.EqualValues(t, 1, status.Lookupds[0].Connects)
+				require.Zero(t, status.Lookupds[0].Failures)
+				require.Contains(t, troubles(status), tt.says)
+				require.LessOrEqual(t, librarysGoroutines(), 100, "one for each of 64 addresses, and some")
+
+				ctx, cancel := context.WithTimeout(t.Context(), bound)
+				defer cancel()
+				if err := s.loop.Drain(ctx); err != nil {
+					require.True(t, tt.waits)
+					require.ErrorContains(t, err, "not left yet: "+oddAddress)
+				}
+				closed := make(chan error, 1)
+				go func() { closed <- s.loop.Close() }()
+				if tt.waits {
+					time.Sleep(time.Hour)
+					require.Empty(t, closed)
+					require.ErrorIs(t, s.loop.Notify(TopicCreated("late")), ErrClosed)
+				}
+				began := time.Now()
+				close(release)
+				require.NoError(t, <-closed)
+				require.LessOrEqual(t, time.Since(began), bound)
+				synctest.Wait()
+				require.Zero(t, librarysGoroutines())
+				require.Zero(t, healthy.Connections()+odd.Connections())
+			})
+		})
+	}
+}
+
+// dials makes Dial return what odd makes of a connection to the odd lookupd.
+func dials(odd func(conn net.Conn, hold func()) (net.Conn, error)) func(*Options, func()) {
+	return func(o *Options, hold func()) {
+		dial := o.Dial
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err != nil || address != oddAddress {
+				return conn, err
+			}
+			return odd(conn, hold)
+		}
+	}
+}
+
+func resolves(odd func(hold func()) ([]netip.Addr, error)) func(*Options, func()) {
+	return func(o *Options, hold func()) {
+		o.Resolver = resolverFunc(func() ([]netip.Addr, error) { return odd(hold) })
+	}
+}
+
+type resolverFunc func() ([]netip.Addr, error)
+
+func (f resolverFunc) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) { return f() }
+
+func (f resolverFunc) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
+	return "", nil, nil
+}
+
+func manyIPs(n int) (ips []netip.Addr) {
+	for i := range n {
+		ips = append(ips, netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}))
+	}
+	return ips
+}
+
+// asks makes HTTPClient return what odd does for a request to the odd lookupd.
+func asks(odd func(hold func()) (*http.Response, error)) func(*Options, func()) {
+	return func(o *Options, hold func()) {
+		o.HTTPClient = &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return odd(hold) })}
+	}
+}
+
+// logs makes the Logger block at lines that have the text.
+func logs(text string, more ...func(*Options)) func(*Options, func()) {
+	return func(o *Options, hold func()) {
+		for _, edit := range more {
+			edit(o)
+		}
+		o.Logger = slog.New(handlerFunc(func(r slog.Record) {
+			line := r.Message
+			r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
+			if strings.Contains(line, text) {
+				hold()
+			}
+		}))
+	}
+}
+
+func failsToResolve(o *Options) { o.Resolver = new(fakeResolver) }
+
+// TestLoggerMayCallTheLoop: no lock is held when something is logged.
+func TestLoggerMayCallTheLoop(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var loop *Loop
+		var lines atomic.Int64
+		lookupds := []string{"10.0.0.1:4160", "unknown.test:1"}
+		s := newScene(t, 0, addresses(lookupds...), func(o *Options) {
+			o.ResolveInterval, o.Resolver, o.DataPath = time.Minute, new(fakeResolver), "data"
+			o.BroadcastAddress = "127.0.0.1"
+			o.Logger = slog.New(handlerFunc(func(slog.Record) {
+				lines.Add(1)
+				loop.Notify(TopicCreated("logged"), TopicDeleted("logged"))
+				loop.Status()
+				loop.Metadata()
+				loop.Registered(0)
+				loop.SetLookupdTCPAddresses(lookupds)
+			}))
+		})
+		loop = s.loop
+		lookupd := s.network.NewServer(lookupds[0])
+		t.Cleanup(lookupd.Close)
+		disk := nsqdattest.NewDisk(map[string]string{"nsqd.dat": `{"topics":[{"name":"no name"}]}`})
+		loop.disk = disk
+		_, err := loop.LoadMetadata() // which warns
+		require.NoError(t, err)
+		disk.Order(func(step string) nsqdattest.Fault { return nsqdattest.Fault{Err: os.ErrPermission} })
+		s.run()
+		require.Error(t, loop.PersistMetadata(t.Context()))
+		disk.Order(nil)
+		require.NoError(t, loop.WaitRegistered(t.Context(), 1))
+		lookupd.CloseConnections()
+		time.Sleep(time.Minute)
+		require.NoError(t, s.end())
+		require.Greater(t, lines.Load(), int64(7))
+	})
+}
+
+// TestLoggerThatBlocksAtNsqdDat: nsqd.dat waits for it, and with it the end.
+func TestLoggerThatBlocksAtNsqdDat(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := newScene(t, 1, func(o *Options) {
+			o.DataPath = "data"
+			logs("metadata can't be written")(o, func() { <-release })
+		})
+		disk := nsqdattest.NewDisk(nil)
+		s.loop.disk = disk
+		_, err := s.loop.LoadMetadata()
+		require.NoError(t, err)
+		disk.Order(func(string) nsqdattest.Fault { return nsqdattest.Fault{Err: os.ErrPermission} })
+		s.run()
+		synctest.Wait()
+		disk.Order(nil)
+		s.notify(TopicCreated("orders"))
+		s.registered()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		require.ErrorIs(t, s.loop.PersistMetadata(ctx), context.DeadlineExceeded)
+		closed := make(chan error, 1)
+		go func() { closed <- s.loop.Close() }()
+		time.Sleep(time.Hour)
+		require.Empty(t, closed)
+		close(release)
+		require.NoError(t, <-closed)
+		require.False(t, s.loop.Status().Metadata.Dirty)
+	})
+}
 
 // TestOnStateChangeThatBlocks is about a callback that doesn't return: it
 // keeps its own lookupd from hearing anything, and Run from returning.
@@ -146,121 +396,5 @@ func TestDialThatIgnoresItsContext(t *testing.T) {
 		synctest.Wait()
 		require.Zero(t, s.lookupds[1].Connections(), "what Dial made is closed")
 		require.NotContains(t, strings.Join(heard(), ","), "REGISTER")
-	})
-}
-
-// panickingChild is the environment variable that makes the test binary be panicInCallback.
-const panickingChild = "LOOKUPLOOP_PANIC_IN_CALLBACK"
-
-func init() {
-	if os.Getenv(panickingChild) != "" {
-		panicInCallback()
-		os.Exit(0)
-	}
-}
-
-func panicInCallback() {
-	lookupd := lookupdtest.NewServer()
-	opts := validOptions()
-	opts.LookupdTCPAddresses = []string{lookupd.TCPAddress}
-	opts.OnStateChange = func(LookupdStatus) { panic("the embedder's own fault") }
-	loop, err := New(opts)
-	if err != nil {
-		panic(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	loop.Run(ctx)
-}
-
-// TestOnStateChangeThatPanics is about a fault that isn't ours to hide: the
-// process ends, as with a panic in any goroutine.
-func TestOnStateChangeThatPanics(t *testing.T) {
-	binary, err := os.Executable()
-	require.NoError(t, err)
-	child := exec.CommandContext(t.Context(), binary)
-	child.Env = append(os.Environ(), panickingChild+"=1")
-	output, err := child.CombinedOutput()
-	var exit *exec.ExitError
-	require.ErrorAs(t, err, &exit)
-	require.Equal(t, 2, exit.ExitCode())
-	require.Contains(t, string(output), "panic: the embedder's own fault")
-	require.Contains(t, string(output), "panicInCallback", "the trace shows whose it is")
-}
-
-// TestNilContext gives nil to each method that takes a context. As in the
-// standard library it is a programmer's fault, and a panic where there is no
-// error that says it better. Nothing else is harmed.
-func TestNilContext(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		var none context.Context
-		s := newScene(t, 1, func(o *Options) { o.DataPath = "data" })
-		s.loop.disk = nsqdattest.NewDisk(nil)
-		_, err := s.loop.LoadMetadata()
-		require.NoError(t, err)
-		require.ErrorContains(t, s.loop.Run(none), "Run needs a context")
-		s.run()
-		s.registered()
-
-		for range 2 { // with nothing to wait for, and with something
-			require.Panics(t, func() { s.loop.WaitRegistered(none, 0) })
-			s.notify(TopicCreated("orders"))
-		}
-		s.loop.disk.(*nsqdattest.Disk).Order(func(string) nsqdattest.Fault { time.Sleep(time.Second); return nsqdattest.Fault{} })
-		s.notify(TopicDeleted("orders"))
-		require.Panics(t, func() { s.loop.PersistMetadata(none) })
-		_, err = s.loop.TopicChannels(none, "orders")
-		require.ErrorContains(t, err, "nil Context")
-
-		s.registered()
-		require.NoError(t, s.loop.PersistMetadata(t.Context()))
-		require.NoError(t, s.end())
-	})
-}
-
-// TestContextThatHasEnded gives one to each method that waits.
-func TestContextThatHasEnded(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := newScene(t, 1, func(o *Options) { o.DataPath = "data"; o.HTTPClient = nil })
-		s.loop.opts.HTTPClient = s.network.Client()
-		s.loop.disk = nsqdattest.NewDisk(nil)
-		_, err := s.loop.LoadMetadata()
-		require.NoError(t, err)
-		s.notify(TopicCreated("orders"))
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-
-		require.ErrorIs(t, s.loop.WaitRegistered(ended, 0), context.Canceled)
-		require.ErrorIs(t, s.loop.PersistMetadata(ended), context.Canceled)
-		s.run()
-		s.registered()
-		require.NoError(t, s.loop.PersistMetadata(t.Context()))
-
-		require.NoError(t, s.loop.WaitRegistered(ended, 0), "there is nothing to wait for")
-		require.NoError(t, s.loop.PersistMetadata(ended))
-		_, err = s.loop.TopicChannels(ended, "orders")
-		require.ErrorIs(t, err, context.Canceled)
-	})
-}
-
-// noDeadlinesConn is as a channel of an SSH connection.
-type noDeadlinesConn struct{ net.Conn }
-
-func (noDeadlinesConn) SetReadDeadline(time.Time) error {
-	return errors.New("ssh: tcpChan: deadline not supported")
-}
-
-func TestConnectionThatCannotDoDeadlinesIsGivenUpAtOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := newScene(t, 1)
-		s.loop.opts.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := s.network.Dial(ctx, network, address)
-			return noDeadlinesConn{conn}, err
-		}
-		s.run()
-		synctest.Wait()
-		require.EqualError(t, s.loop.Status().Lookupds[0].LastError,
-			"lookuploop: lookupd1.test:4160: IDENTIFY: Options.Dial returned a connection that can't do deadlines: ssh: tcpChan: deadline not supported")
-		require.Zero(t, s.lookupds[0].Connections())
 	})
 }

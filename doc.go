@@ -154,8 +154,10 @@
 //   - With a DataPath, one that writes nsqd.dat.
 //
 // OnStateChange is called from the goroutine of its nsqlookupd, with no lock held.
-// If it blocks, it delays only that nsqlookupd. The same is true for Dial and
-// Logger. A panic in one of them ends the program.
+// If it blocks, it delays only that nsqlookupd, and the end of Run. The same is true
+// for Dial and Logger. Resolver delays only the look-ups of one name, HTTPClient only
+// the call that waits for it, or a verification. A panic in one of them ends the
+// program.
 //
 // A nil context is an error of Run and TopicChannels. Methods that wait panic, as
 // in the standard library. With a context that has already ended, they still

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
+	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
 // requireClosed wants ErrClosed of everything that changes or waits.
@@ -339,4 +340,98 @@ func TestEverythingAtOnce(t *testing.T) {
 			callers.Wait()
 		})
 	}
+}
+
+// TestNilContext gives nil to each method that takes a context. As in the
+// standard library it is a programmer's fault, and a panic where there is no
+// error that says it better. Nothing else is harmed.
+func TestNilContext(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var none context.Context
+		s := newScene(t, 1, func(o *Options) { o.DataPath = "data" })
+		s.loop.disk = nsqdattest.NewDisk(nil)
+		_, err := s.loop.LoadMetadata()
+		require.NoError(t, err)
+		require.ErrorContains(t, s.loop.Run(none), "Run needs a context")
+		s.run()
+		s.registered()
+
+		for range 2 { // with nothing to wait for, and with something
+			require.Panics(t, func() { s.loop.WaitRegistered(none, 0) })
+			s.notify(TopicCreated("orders"))
+		}
+		s.loop.disk.(*nsqdattest.Disk).Order(func(string) nsqdattest.Fault { time.Sleep(time.Second); return nsqdattest.Fault{} })
+		s.notify(TopicDeleted("orders"))
+		require.Panics(t, func() { s.loop.PersistMetadata(none) })
+		_, err = s.loop.TopicChannels(none, "orders")
+		require.ErrorContains(t, err, "nil Context")
+
+		s.registered()
+		require.NoError(t, s.loop.PersistMetadata(t.Context()))
+		require.NoError(t, s.end())
+	})
+}
+
+// TestContextThatHasEnded gives one to each method that waits.
+func TestContextThatHasEnded(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newScene(t, 1, func(o *Options) { o.DataPath = "data"; o.HTTPClient = nil })
+		s.loop.opts.HTTPClient = s.network.Client()
+		s.loop.disk = nsqdattest.NewDisk(nil)
+		_, err := s.loop.LoadMetadata()
+		require.NoError(t, err)
+		s.notify(TopicCreated("orders"))
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+
+		require.ErrorIs(t, s.loop.WaitRegistered(ended, 0), context.Canceled)
+		require.ErrorIs(t, s.loop.PersistMetadata(ended), context.Canceled)
+		s.run()
+		s.registered()
+		require.NoError(t, s.loop.PersistMetadata(t.Context()))
+
+		require.NoError(t, s.loop.WaitRegistered(ended, 0), "there is nothing to wait for")
+		require.NoError(t, s.loop.PersistMetadata(ended))
+		_, err = s.loop.TopicChannels(ended, "orders")
+		require.ErrorIs(t, err, context.Canceled)
+	})
+}
+
+// panickingChild is the environment variable that makes the test binary be panicInCallback.
+const panickingChild = "LOOKUPLOOP_PANIC_IN_CALLBACK"
+
+func init() {
+	if os.Getenv(panickingChild) != "" {
+		panicInCallback()
+		os.Exit(0)
+	}
+}
+
+func panicInCallback() {
+	lookupd := lookupdtest.NewServer()
+	opts := validOptions()
+	opts.LookupdTCPAddresses = []string{lookupd.TCPAddress}
+	opts.OnStateChange = func(LookupdStatus) { panic("the embedder's own fault") }
+	loop, err := New(opts)
+	if err != nil {
+		panic(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	loop.Run(ctx)
+}
+
+// TestOnStateChangeThatPanics is about a fault that isn't ours to hide: the
+// process ends, as with a panic in any goroutine.
+func TestOnStateChangeThatPanics(t *testing.T) {
+	binary, err := os.Executable()
+	require.NoError(t, err)
+	child := exec.CommandContext(t.Context(), binary)
+	child.Env = append(os.Environ(), panickingChild+"=1")
+	output, err := child.CombinedOutput()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, 2, exit.ExitCode())
+	require.Contains(t, string(output), "panic: the embedder's own fault")
+	require.Contains(t, string(output), "panicInCallback", "the trace shows whose it is")
 }

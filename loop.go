@@ -106,8 +106,8 @@ func (l *Loop) hasEnded() bool {
 // Run keeps the nsqlookupds and nsqd.dat up to date until ctx ends. Then it
 // unregisters ephemeral topics and channels, writes nsqd.dat if it changed, closes
 // every connection and releases DataPath. When it returns, no goroutine of the Loop
-// is left. The shutdown takes at most 2 s unless Dial, OnStateChange or the disk
-// blocks.
+// is left. The shutdown takes at most 2 s, unless the disk blocks or something from
+// Options does: Dial, Resolver, HTTPClient, Logger or OnStateChange.
 //
 // Run returns nil if everything that Notify accepted is on disk, also if ctx had
 // ended before the call. Otherwise it returns the error of the last write of

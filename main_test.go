@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -356,3 +357,54 @@ func sayOK(conn net.Conn, heard func(verb string)) {
 		}
 	}
 }
+
+// troubles is all that Status has of errors.
+func troubles(status Status) string {
+	errs := []error{status.Verification.Error}
+	for _, s := range status.Lookupds {
+		errs = append(errs, s.LastError, s.ResolveError)
+	}
+	for _, s := range status.Names {
+		errs = append(errs, s.Error)
+	}
+	for _, s := range status.Verification.Found.Lookupds {
+		errs = append(errs, s.Err)
+	}
+	return fmt.Sprint(errors.Join(errs...))
+}
+
+// handlerFunc has no lock, other than those of package slog: only the line that
+// blocks does.
+type handlerFunc func(slog.Record)
+
+func (f handlerFunc) Enabled(context.Context, slog.Level) bool      { return true }
+func (f handlerFunc) Handle(_ context.Context, r slog.Record) error { f(r); return nil }
+func (f handlerFunc) WithAttrs([]slog.Attr) slog.Handler            { return f }
+func (f handlerFunc) WithGroup(string) slog.Handler                 { return f }
+
+// noDeadlinesConn is as a channel of an SSH connection.
+type noDeadlinesConn struct{ net.Conn }
+
+func (noDeadlinesConn) SetReadDeadline(time.Time) error {
+	return errors.New("ssh: tcpChan: deadline not supported")
+}
+
+// partConn breaks the rule of io.Writer that a short write has an error.
+type partConn struct{ net.Conn }
+
+func (c partConn) Write(p []byte) (int, error) { return c.Conn.Write(p[:len(p)/2]) }
+
+type heldConn struct {
+	net.Conn
+	hold func()
+}
+
+func (c heldConn) Close() error {
+	c.hold()
+	return c.Conn.Close()
+}
+
+// statusFault is an error of which a nil pointer is no good.
+type statusFault struct{ text string }
+
+func (f *statusFault) Error() string { return f.text }

@@ -139,23 +139,26 @@ type Options struct {
 	MaxResponseSize int
 
 	// Dial opens the TCP connection to an nsqlookupd, for example with TLS. It must
-	// return when its context ends. It must not fix the local port, because
+	// return when its context ends. What it returns with an error is neither used
+	// nor closed. It must not fix the local port, because
 	// nsqlookupd tells producers apart by it. The connection must support
 	// deadlines. Its Close is called once and should not block. Of a *tls.Conn only
 	// the underlying connection is closed, because closing TLS may block for 5 s.
 	// Default: net.Dialer's DialContext.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// HTTPClient is used by TopicChannels and verifications. Default: a client that
-	// gives up after ResponseTimeout, follows no redirects and uses no proxy.
+	// HTTPClient is used by TopicChannels and verifications. A request must end when
+	// its context does: the call and Run wait for it. Default: a client that gives
+	// up after ResponseTimeout, follows no redirects and uses no proxy.
 	HTTPClient *http.Client
 
 	// Logger receives a line when an nsqlookupd fails, when the reason changes, every
 	// 10 minutes while it fails, and when it is back; when writes of nsqd.dat or
 	// look-ups of a name begin to fail; and what VerifyInterval finds. README.md lists
-	// the messages. Level Debug has each command. Logger is called with no lock held;
-	// while it blocks, that nsqlookupd or nsqd.dat waits. Default: slog.Default().
-	// slog.DiscardHandler discards everything.
+	// the messages. Level Debug has each command. Logger is called with no lock held,
+	// and may call what OnStateChange may. While it blocks, that nsqlookupd, nsqd.dat,
+	// the look-ups of that name or the verification wait, and Run doesn't return.
+	// Default: slog.Default(). slog.DiscardHandler discards everything.
 	Logger *slog.Logger
 
 	// OnStateChange is called after each state change of a connection, from the
