@@ -2,6 +2,7 @@ package lookuploop
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,6 +32,22 @@ var contracts = map[string]struct {
 	waits bool   // the end waits for it, as the comment of Run says
 	says  string // in Status
 }{
+	"Dial returns a nil connection with a type": {
+		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) { conn.Close(); return (*net.TCPConn)(nil), nil }),
+		says: "10.0.0.2:4160: dial: Options.Dial returned a nil *net.TCPConn and no error",
+	},
+	"Dial returns a nil connection of TLS": {
+		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) { conn.Close(); return (*tls.Conn)(nil), nil }),
+		says: "10.0.0.2:4160: dial: Options.Dial returned a nil *tls.Conn and no error",
+	},
+	"Dial returns a nil error with a type": {
+		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) { conn.Close(); return conn, (*net.OpError)(nil) }),
+		says: "10.0.0.2:4160: dial: Options.Dial returned a nil *net.OpError as its error",
+	},
+	"Dial returns an error that would panic": {
+		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) { conn.Close(); return nil, (*statusFault)(nil) }),
+		says: "10.0.0.2:4160: dial: Options.Dial returned a nil *lookuploop.statusFault as its error",
+	},
 	"Dial returns a connection and an error": {
 		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) {
 			return conn, errors.Join(conn.Close(), os.ErrPermission)

@@ -122,11 +122,8 @@ func (p *lookupPeer) connect(ctx context.Context) (*wire.Conn[registry.Command],
 	defer cancel()
 	dialing = context.WithValue(dialing, configuredAddressKey{}, p.origin.Load().names[0])
 	conn, err := p.opts.Dial(dialing, "tcp", p.address)
-	if err == nil && conn == nil {
-		err = errors.New("Options.Dial returned neither connection nor error")
-	}
-	if err != nil {
-		return nil, PeerInfo{}, wire.DialError(p.address, err)
+	if err := wire.DialError(p.address, conn, err); err != nil {
+		return nil, PeerInfo{}, err
 	}
 	c := wire.NewConn[registry.Command](p.address, conn, p.opts.ResponseTimeout, p.opts.MaxResponseSize)
 	mayStay := context.AfterFunc(ctx, c.Close)

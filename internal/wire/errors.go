@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"reflect"
 )
 
 // ErrTooLarge is found in the error of a connection that ended with an answer
@@ -71,9 +72,20 @@ func isOfNsqd(answer []byte) bool {
 	return len(answer) >= 4 && bytes.HasPrefix(answer, []byte{0, 0, 0})
 }
 
-// DialError says why there is no connection to address, and what may be wrong with
-// that.
-func DialError(address string, err error) error {
+// DialError says why Dial made no connection to address, and what may be wrong with
+// that; nil if it made one.
+func DialError(address string, conn net.Conn, err error) error {
+	switch {
+	case isNilPointer(err): // its methods may panic
+		err = fmt.Errorf("Options.Dial returned a nil %T as its error", err)
+	case err != nil:
+	case conn == nil:
+		err = errors.New("Options.Dial returned neither connection nor error")
+	case isNilPointer(conn):
+		err = fmt.Errorf("Options.Dial returned a nil %T and no error", conn)
+	default:
+		return nil
+	}
 	hint := ""
 	if _, isPlain := errors.AsType[tls.RecordHeaderError](err); isPlain {
 		hint = " (the server doesn't speak TLS at this port)"
@@ -81,6 +93,12 @@ func DialError(address string, err error) error {
 		hint = fmt.Sprintf(" (%s is the port of %s by default, that of nsqlookupd for TCP is 4160)", port, usualPorts[port])
 	}
 	return fmt.Errorf("lookuploop: %s: dial: %w%s", address, err, hint)
+}
+
+// isNilPointer tells whether v is a nil pointer with a type, which isn't nil.
+func isNilPointer(v any) bool {
+	value := reflect.ValueOf(v)
+	return value.Kind() == reflect.Pointer && value.IsNil()
 }
 
 // usualPorts are those that are taken for nsqlookupd's.
