@@ -62,6 +62,14 @@ var contracts = map[string]struct {
 		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) { return noDeadlinesConn{conn}, nil }),
 		says: "10.0.0.2:4160: IDENTIFY: Options.Dial returned a connection that can't do deadlines: ssh: tcpChan: deadline not supported",
 	},
+	"Dial returns a connection that writes a part": {
+		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) { return partConn{conn, "IDENTIFY"}, nil }),
+		says: "10.0.0.2:4160: IDENTIFY: Options.Dial returned a connection that wrote ",
+	},
+	"Dial returns a connection that writes a part later": {
+		edit: dials(func(conn net.Conn, _ func()) (net.Conn, error) { return partConn{conn, "REGISTER topic0"}, nil }),
+		says: "10.0.0.2:4160: REGISTER: Options.Dial returned a connection that wrote 8 of 16 bytes: short write",
+	},
 	"Dial returns a connection whose Close blocks": {
 		edit:  dials(func(conn net.Conn, hold func()) (net.Conn, error) { return heldConn{conn, hold}, nil }),
 		waits: true,

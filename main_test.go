@@ -390,9 +390,17 @@ func (noDeadlinesConn) SetReadDeadline(time.Time) error {
 }
 
 // partConn breaks the rule of io.Writer that a short write has an error.
-type partConn struct{ net.Conn }
+type partConn struct {
+	net.Conn
+	verb string // in what is not written to the end
+}
 
-func (c partConn) Write(p []byte) (int, error) { return c.Conn.Write(p[:len(p)/2]) }
+func (c partConn) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(c.verb)) {
+		p = p[:len(p)/2]
+	}
+	return c.Conn.Write(p)
+}
 
 type heldConn struct {
 	net.Conn

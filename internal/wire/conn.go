@@ -83,7 +83,7 @@ func (c *Conn[T]) Identify(body map[string]any) (answer []byte, err error) {
 	_, writeErr := c.socket.Write(hello.Bytes())
 	answer, err = readResponse(c.reader, c.limit) // after a failed write too: it may say why
 	switch {
-	case err != nil && writeErr != nil:
+	case err != nil && writeErr != nil && !errors.Is(err, writeErr):
 		err = fmt.Errorf("%w; %w", writeErr, err)
 	case err == io.EOF:
 		err = fmt.Errorf("%w (is this nsqlookupd's TCP port, and without TLS?)", err)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"reflect"
@@ -109,9 +110,10 @@ var usualPorts = map[string]string{
 	"4171": "nsqadmin",
 }
 
-// isSevered tells whether err of readResponse is no answer, rather than a bad one.
+// isSevered tells whether err of readResponse is no answer, rather than a bad one
+// or a fault of what was dialed.
 func isSevered(err error) bool {
-	for _, other := range []error{ErrTooLarge, errNegativeLength, errStranger} {
+	for _, other := range []error{ErrTooLarge, errNegativeLength, errStranger, io.ErrShortWrite} {
 		if errors.Is(err, other) {
 			return false
 		}

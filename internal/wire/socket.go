@@ -22,6 +22,7 @@ const lastLook = 50 * time.Millisecond
 type socket struct {
 	net.Conn
 	closed atomic.Bool
+	fault  atomic.Pointer[error] // why Write closed it; nil: it didn't
 
 	mu     sync.Mutex // guards the connection's read deadline too
 	due    time.Time  // when what is expected must have come; zero: nothing is
@@ -38,6 +39,20 @@ func (s *socket) Close() error {
 		return secure.NetConn().Close()
 	}
 	return s.Conn.Close()
+}
+
+// Write writes all of p. The rule of io.Writer, that a write of less has an error,
+// may be broken by what was dialed; then nothing may follow, as lookupd would take
+// it for the end of the command that was cut.
+func (s *socket) Write(p []byte) (int, error) {
+	n, err := s.Conn.Write(p)
+	if err == nil && n < len(p) {
+		fault := fmt.Errorf("Options.Dial returned a connection that wrote %d of %d bytes: %w", n, len(p), io.ErrShortWrite)
+		s.fault.Store(&fault)
+		s.Close()
+		return n, fault
+	}
+	return n, err
 }
 
 // expect sets when an answer must have come; zero: none is due.
@@ -69,7 +84,10 @@ func deadlineError(err error) error {
 func (s *socket) Read(p []byte) (int, error) {
 	for {
 		n, err := s.Conn.Read(p)
+		fault := s.fault.Load()
 		switch {
+		case err != nil && fault != nil:
+			return n, *fault
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return n, err
 		case n > 0:
