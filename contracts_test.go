@@ -78,9 +78,17 @@ var contracts = map[string]struct {
 		edit:  resolves(func(hold func()) ([]netip.Addr, error) { hold(); return nil, nil }),
 		waits: true,
 	},
+	"Resolver returns a nil error with a type": {
+		edit: resolves(func(func()) ([]netip.Addr, error) { return nil, (*statusFault)(nil) }),
+		says: "odd.test:4160: resolve: Options.Resolver returned a nil *lookuploop.statusFault as its error",
+	},
+	"Resolver returns an error that moves the cursor": {
+		edit: resolves(func(func()) ([]netip.Addr, error) { return nil, errors.New("\x1b[31m\nred") }),
+		says: `odd.test:4160: resolve: \x1b[31m\nred`,
+	},
 	"Resolver returns thousands of addresses": {
-		edit: resolves(func(func()) ([]netip.Addr, error) { return manyIPs(2000), nil }),
-		says: "odd.test:4160: resolve: the name leads to 2000 addresses, of which 64 are used",
+		edit: resolves(func(func()) ([]netip.Addr, error) { return manyIPs(500), nil }),
+		says: "odd.test:4160: resolve: the name leads to 500 addresses, of which 64 are used",
 	},
 	"HTTPClient ignores the context": {
 		edit:  asks(func(hold func()) (*http.Response, error) { hold(); return nil, net.ErrClosed }),

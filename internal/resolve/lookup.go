@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -50,7 +52,7 @@ func (x *name) lookUp(ctx context.Context) (err error, isEmpty bool) {
 	for range targets {
 		a := <-answers
 		if a.err != nil && x.address.IsSRV() {
-			a.err = fmt.Errorf("%q: %w", clip(a.host), a.err)
+			a.err = fmt.Errorf("%.255q: %w", a.host, a.err)
 		}
 		found.add(a)
 		x.learn(ctx, a)
@@ -67,7 +69,7 @@ func (x *name) lookUp(ctx context.Context) (err error, isEmpty bool) {
 func (x *name) srvTargets(ctx context.Context) (targets []target, errs []error) {
 	_, records, err := x.names.Resolver.LookupSRV(ctx, "", "", x.address.host)
 	if err != nil {
-		errs = append(errs, err)
+		errs = append(errs, usable(err))
 	}
 	for _, r := range records {
 		switch {
@@ -97,7 +99,7 @@ func (x *name) srvTargets(ctx context.Context) (targets []target, errs []error) 
 func (x *name) lookUpHost(ctx context.Context, t target) answer {
 	a := answer{target: t}
 	ips, err := x.names.Resolver.LookupNetIP(ctx, x.names.Network, t.host)
-	a.err = err
+	a.err = usable(err)
 	unusable := 0
 	for _, ip := range ips {
 		ip = ip.Unmap()
@@ -184,5 +186,28 @@ func (e *lookupError) Error() string {
 
 func (e *lookupError) Unwrap() []error { return e.errs }
 
-// clip bounds a text that may come from DNS.
-func clip(text string) string { return text[:min(len(text), maxErrorText)] }
+// usable returns an error of the Resolver, or what to say in place of a nil pointer,
+// whose methods may panic.
+func usable(err error) error {
+	if value := reflect.ValueOf(err); value.Kind() == reflect.Pointer && value.IsNil() {
+		return fmt.Errorf("Options.Resolver returned a nil %T as its error", err)
+	}
+	return err
+}
+
+// clip bounds a text that may come from DNS, and escapes what a terminal or a log
+// could take for more than text.
+func clip(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		shown := string(r)
+		if !strconv.IsPrint(r) {
+			shown = strings.Trim(strconv.QuoteRune(r), "'")
+		}
+		if b.Len()+len(shown) > maxErrorText {
+			break
+		}
+		b.WriteString(shown)
+	}
+	return b.String()
+}
