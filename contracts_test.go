@@ -98,9 +98,10 @@ var contracts = map[string]struct {
 		edit: asks(func(func()) (*http.Response, error) { return nil, nil }),
 		says: "10.0.0.2:4160: verification: ",
 	},
-	"Logger blocks at a lookupd":      {edit: logs("address=" + oddAddress), waits: true},
-	"Logger blocks at a name":         {edit: logs("can't be resolved", failsToResolve), waits: true},
-	"Logger blocks at a verification": {edit: logs("verification found a problem"), waits: true},
+	"Logger blocks at a lookupd":           {edit: logs("address=" + oddAddress), waits: true},
+	"Logger blocks at a name":              {edit: logs("can't be resolved", failsToResolve), waits: true},
+	"Logger blocks at a verification":      {edit: logs("verification found a problem"), waits: true},
+	"Logger blocks at what Run says first": {edit: logs("a loopback address", announcesLoopback), waits: true},
 }
 
 // TestContracts holds what the comments say of what embedders hand in: nothing
@@ -233,6 +234,8 @@ func logs(text string, more ...func(*Options)) func(*Options, func()) {
 }
 
 func failsToResolve(o *Options) { o.Resolver = new(fakeResolver) }
+
+func announcesLoopback(o *Options) { o.BroadcastAddress = "127.0.0.1" }
 
 // TestLoggerMayCallTheLoop: no lock is held when something is logged.
 func TestLoggerMayCallTheLoop(t *testing.T) {

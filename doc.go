@@ -152,6 +152,7 @@
 //   - With a ResolveInterval, one for each name, which looks it up.
 //   - With a VerifyInterval, one that verifies.
 //   - With a DataPath, one that writes nsqd.dat.
+//   - At the beginning, one that logs what keeps consumers from the broker, if anything.
 //
 // OnStateChange is called from the goroutine of its nsqlookupd, with no lock held.
 // If it blocks, it delays only that nsqlookupd, and the end of Run. The same is true

@@ -121,8 +121,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.logAddresses()
-	return l.run(ctx)
+	return l.run(ctx, l.logAddresses)
 }
 
 // Close ends Run, waits for it, and returns its error. If Run was never called,
@@ -141,7 +140,7 @@ func (l *Loop) Close() error {
 	l.mu.Unlock()
 	if !isRunning {
 		l.loads.Wait()
-		return l.run(*l.running.Load())
+		return l.run(*l.running.Load(), func() {})
 	}
 	<-l.done
 	return l.result
@@ -175,14 +174,16 @@ func (l *Loop) begin(ctx context.Context) context.Context {
 	return ctx
 }
 
-// run is Run once it has started.
-func (l *Loop) run(ctx context.Context) error {
+// run is Run once it has started. What there is to report at the beginning has a
+// goroutine of its own, as the Logger may block.
+func (l *Loop) run(ctx context.Context, report func()) error {
 	var writing <-chan error
 	stopWriting := func() {}
 	if l.writer != nil {
 		writing, stopWriting = l.startWriter()
 	}
 	var tasks sync.WaitGroup
+	tasks.Go(report)
 	if l.opts.ResolveInterval > 0 {
 		tasks.Go(func() { l.names.Run(ctx) })
 	}
