@@ -309,6 +309,10 @@ var jobs = map[string]struct {
 		c := newNamed(t, 1, n)
 		return during(&c.lookups, hour)
 	}},
+	"bytes of an hour of look-ups, by names": {linear, 10, func(t *testing.T, n int) int {
+		newNamed(t, n, 1)
+		return allocated(inBytes, func() func() { return hour })
+	}},
 }
 
 // newNamed is a counted world that runs with names, each of which leads to so many

@@ -132,12 +132,13 @@ func (x *name) learn(ctx context.Context, a answer) {
 // unless ctx has ended.
 func (x *name) conclude(ctx context.Context, found *findings, err error) {
 	x.ended = time.Now()
+	before := x.err // only this goroutine changes it
+	isNews := x.lookedUp.IsZero() || text(err) != text(before)
 	x.names.mu.Lock()
 	if ctx.Err() != nil {
 		x.names.mu.Unlock()
 		return
 	}
-	before := x.err
 	x.err, x.lookedUp = err, x.ended
 	kept := x.entries[:0]
 	for _, e := range x.entries {
@@ -147,18 +148,28 @@ func (x *name) conclude(ctx context.Context, found *findings, err error) {
 			e.missing++
 			if e.missing == maxMissing || x.names.place(e.address).connections == 0 {
 				x.leave(e)
+				isNews = true
 				continue
 			}
 		}
 		kept = append(kept, e)
 	}
 	x.entries = kept
-	signal(x.names.changed)
+	if isNews { // or each look-up of one name would bring work about all
+		signal(x.names.changed)
+	}
 	x.names.mu.Unlock()
 
 	if err != nil && before == nil {
 		x.names.Logger.Warn("lookupd address can't be resolved, known addresses stay", "error", err)
 	}
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // The following are called with the mutex of Names held.
