@@ -21,19 +21,17 @@ import (
 // OnStateChange, and before Run. Once Run's context has ended it returns [ErrClosed].
 func (l *Loop) WaitRegistered(ctx context.Context, n int) error {
 	ended := ctx.Done() // a nil context panics here
-	target := l.reg.End()
 	watch := l.reg.Watch()
 	defer watch.Stop()
 	for {
-		changed := watch.Changed()
 		if l.hasEnded() {
 			return ErrClosed
 		}
-		if done, err := l.isRegistered(target, n); done {
+		if done, err := l.isRegistered(watch.Place(), n); done {
 			return err
 		}
 		select {
-		case <-changed:
+		case <-watch.Changed():
 		case <-l.ended:
 		case <-ended:
 			return fmt.Errorf("%w: %w", l.missing(n), ctx.Err())

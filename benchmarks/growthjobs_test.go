@@ -242,6 +242,11 @@ var jobs = map[string]struct {
 		c.run(topicsOf(1, 1))
 		return waiting(c, 1, n)
 	}},
+	"objects for waiters of a change each": {linear, 50, func(t *testing.T, n int) int {
+		c := newCounted(t, 2)
+		c.run(topicsOf(1, 1))
+		return waiting(c, n, n)
+	}},
 	"objects for a waiter, by changes": {linear, 50, func(t *testing.T, n int) int {
 		c := newCounted(t, 2)
 		c.run(topicsOf(1, 1))

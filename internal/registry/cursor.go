@@ -183,6 +183,7 @@ func (r *Registry) Acknowledge(c *Cursor, n int, last Command) {
 	if !c.connected {
 		return
 	}
+	doubt := c.oldestInDoubt()
 	c.answered += uint64(n)
 	for len(c.lateSent) > 0 && c.lateSent[0].number <= c.answered {
 		if a := c.lateSent[0].aside; c.aside[a.entry] == a && a.onMain {
@@ -192,19 +193,20 @@ func (r *Registry) Acknowledge(c *Cursor, n int, last Command) {
 		}
 		c.lateSent = c.lateSent[1:]
 	}
-	c.acked, c.settled = max(c.acked, last.ackTo), last.reads
+	c.settled = last.reads
+	r.acknowledged(c, last.ackTo)
 	r.settle(c)
 	if c.acked >= c.goal {
 		c.suspect = span{}
 	}
-	r.signal()
+	r.resolved(c, doubt)
 }
 
 // settle acknowledges what needed no answer, once no answer is awaited.
 func (r *Registry) settle(c *Cursor) {
 	if c.answered == c.sent {
-		c.acked, c.settled = max(c.acked, c.read), c.reads
-		r.signal()
+		c.settled = c.reads
+		r.acknowledged(c, c.read)
 	}
 }
 

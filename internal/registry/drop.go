@@ -27,6 +27,7 @@ func (r *Registry) drop(e *entry) {
 	for _, c := range r.connected {
 		if !c.wasRead(e) {
 			c.unread--
+			r.note(c)
 		}
 	}
 	if e.prev != nil {

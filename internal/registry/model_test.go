@@ -18,6 +18,7 @@ type registryWorld struct {
 	now   time.Time
 
 	losesRefusals bool // those that can get lost
+	watches       []*modelWatch
 }
 
 // modelPeer is a lookupd with its main connection and its probe.

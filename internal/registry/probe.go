@@ -138,6 +138,7 @@ func (c *Cursor) skipGone(queue []*aside, state asideState) []*aside {
 func (r *Registry) Probe(c *Cursor, now time.Time, limit int, out []Command) []Command {
 	r.lock()
 	defer r.mu.Unlock()
+	defer r.resolved(c, c.oldestInDoubt())
 	switch isGroup := c.within > 0 || c.group > 0; {
 	case isGroup && len(c.asked) > 0:
 		return out

@@ -41,8 +41,8 @@ type Registry struct {
 
 	cursors   []*Cursor // all of them
 	connected []*Cursor
-	waiters   int
-	changed   chan struct{} // closed when a waiter should look again
+	watches   []*Watch // by place; some may have stopped
+	stopped   int      // so many of them
 }
 
 // key names an entry: a topic has no parent, a channel's is its topic.
@@ -83,7 +83,7 @@ const EphemeralSuffix = "#ephemeral"
 
 // New returns an empty registry.
 func New() *Registry {
-	r := &Registry{entries: make(map[key]*entry), changed: make(chan struct{}), hold: longHold}
+	r := &Registry{entries: make(map[key]*entry), hold: longHold}
 	r.log.prev, r.log.next = &r.log, &r.log
 	r.tombstones.init()
 	r.remembered.init()

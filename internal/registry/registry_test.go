@@ -44,7 +44,8 @@ func TestRegistryConvergesAtEveryLookupd(t *testing.T) {
 		}
 		upTo := func(t *rapid.T, n int) int { return rapid.IntRange(1, n).Draw(t, "n") }
 		t.Repeat(map[string]func(*rapid.T){
-			"":               func(t *rapid.T) { w.check(t) },
+			"":               func(t *rapid.T) { w.check(t); w.checkWatches(t) },
+			"watch":          func(t *rapid.T) { w.watch() },
 			"create topic":   change(TopicCreated, false),
 			"delete topic":   change(TopicDeleted, false),
 			"create channel": change(ChannelCreated, true),
@@ -208,6 +209,7 @@ func (p *modelPeer) check(t require.TestingT) {
 // their lookupds refuse; then all of it.
 func (w *registryWorld) settle(t require.TestingT) {
 	w.losesRefusals = true
+	w.watch()
 	for _, p := range w.peers {
 		p.converge(t)
 		p.announceAgain()
@@ -246,6 +248,7 @@ func (p *modelPeer) converge(t require.TestingT) {
 		p.read(t, 4)
 		p.serve(t, 2)
 		p.answer(2)
+		p.checkWatches(t)
 		p.ask(t, 3)
 		p.serveProbe(t, 2)
 		p.answerProbe(2)
