@@ -9,11 +9,7 @@ import (
 )
 
 func TestInactiveProducersAreHidden(t *testing.T) {
-	bubble(t, func(t *testing.T, n *Network) {
-		s := n.NewServer("lookupd.test:4160")
-		defer s.Close()
-		c := longDial(t, s)
-		c.identify()
+	withClient(t, func(t *testing.T, s *Server, c *client) {
 		c.do("REGISTER orders", "OK")
 		shown := func() bool {
 			_, lookup := ask(t, s, "GET", "/lookup?topic=orders")
@@ -34,11 +30,7 @@ func TestInactiveProducersAreHidden(t *testing.T) {
 }
 
 func TestTombstonesLast45Seconds(t *testing.T) {
-	bubble(t, func(t *testing.T, n *Network) {
-		s := n.NewServer("lookupd.test:4160")
-		defer s.Close()
-		c := longDial(t, s)
-		c.identify()
+	withClient(t, func(t *testing.T, s *Server, c *client) {
 		c.do("REGISTER orders", "OK")
 		shown := func() bool {
 			_, body := ask(t, s, "GET", "/lookup?topic=orders")

@@ -37,6 +37,18 @@ func bubble(t *testing.T, f func(t *testing.T, n *Network)) {
 	synctest.Test(t, func(t *testing.T) { f(t, NewNetwork()) })
 }
 
+// withClient runs a test in virtual time, with a server and a client that has
+// identified itself.
+func withClient(t *testing.T, f func(t *testing.T, s *Server, c *client)) {
+	bubble(t, func(t *testing.T, n *Network) {
+		s := n.NewServer("lookupd.test:4160")
+		defer s.Close()
+		c := longDial(t, s)
+		c.identify()
+		f(t, s, c)
+	})
+}
+
 // client is a connection to a lookupd, for tests that look at single bytes.
 type client struct {
 	net.Conn

@@ -79,11 +79,7 @@ func TestRateOfSomeCommandsUntilLifted(t *testing.T) {
 func TestHeldUntilTheEnd(t *testing.T) {
 	for name, order := range map[string]Order{"delay": Delay(time.Hour), "half-open": HalfOpen(), "hang": Hang(), "rate": Rate(1)} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, n *Network) {
-				s := n.NewServer("lookupd.test:4160")
-				defer s.Close()
-				c := longDial(t, s)
-				c.identify()
+			withClient(t, func(t *testing.T, s *Server, c *client) {
 				s.Do(order)
 				c.send("REGISTER orders\n")
 				synctest.Wait()
@@ -97,11 +93,7 @@ func TestHeldUntilTheEnd(t *testing.T) {
 }
 
 func TestDelay(t *testing.T) {
-	bubble(t, func(t *testing.T, n *Network) {
-		s := n.NewServer("lookupd.test:4160")
-		defer s.Close()
-		c := longDial(t, s)
-		c.identify()
+	withClient(t, func(t *testing.T, s *Server, c *client) {
 		lift := s.Do(On("REGISTER", Delay(time.Second)))
 		start := time.Now()
 		c.send("PING\nREGISTER a\nREGISTER b\nREGISTER c\n")
@@ -116,11 +108,7 @@ func TestDelay(t *testing.T) {
 }
 
 func TestDrip(t *testing.T) {
-	bubble(t, func(t *testing.T, n *Network) {
-		s := n.NewServer("lookupd.test:4160")
-		defer s.Close()
-		c := longDial(t, s)
-		c.identify()
+	withClient(t, func(t *testing.T, s *Server, c *client) {
 		lift := s.Do(Drip(time.Second))
 		start := time.Now()
 		c.send("PING\n")
@@ -172,11 +160,7 @@ func TestHang(t *testing.T) {
 
 // A connection that hangs takes no more memory than hangLimit.
 func TestHangIsBounded(t *testing.T) {
-	bubble(t, func(t *testing.T, n *Network) {
-		s := n.NewServer("lookupd.test:4160")
-		defer s.Close()
-		c := longDial(t, s)
-		c.identify()
+	withClient(t, func(t *testing.T, s *Server, c *client) {
 		lift := s.Do(Hang())
 		go func() {
 			for {

@@ -21,18 +21,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // thread: two that look at due timers of one bubble at the same time can crash
 // the detector itself (https://github.com/golang/go/issues/78156).
 func inBubble(t *testing.T, f func(*testing.T)) {
-	defer oneThreadForRaceDetector()()
-	synctest.Test(t, f)
-}
-
-// oneThreadForRaceDetector returns a function that takes it back.
-func oneThreadForRaceDetector() (undo func()) {
 	info, _ := debug.ReadBuildInfo()
-	if !slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
-		return func() {}
+	if slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	}
-	before := runtime.GOMAXPROCS(1)
-	return func() { runtime.GOMAXPROCS(before) }
+	synctest.Test(t, f)
 }
 
 // talk is a connection to a lookupd on a Network, and what came of it. The tag of
