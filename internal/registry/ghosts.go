@@ -111,10 +111,10 @@ func (r *Registry) ProbeFarewell(c *Cursor, out []Command) []Command {
 	}
 	n := min(ChunkSize, len(c.doubtfulGhosts))
 	for _, g := range c.doubtfulGhosts[:n] {
-		if r.liveOf(g.entry) == nil {
+		if live := r.liveOf(g.entry); live == nil {
 			all = append(all, g)
-		} else {
-			r.addGhost(c, g.entry, g.tries)
+		} else if !c.mayHave(live) && len(c.ghosts) < maxGhosts { // for the main connection, which has it or will
+			c.ghosts = append(c.ghosts, g)
 		}
 	}
 	c.ephemerals, c.doubtfulGhosts = nil, c.doubtfulGhosts[n:]

@@ -215,3 +215,26 @@ func TestDeletionIsToldUntilProbesEndAtIt(t *testing.T) {
 	}
 	requireNoProbe(t, p)
 }
+
+// An ephemeral channel whose deletion is for the probe is made again, and lookupd
+// takes it: there is nothing left to ask then, not even on one more probe.
+func TestProbeEndsThoughWhatItShouldUnregisterIsThereAgain(t *testing.T) {
+	w := newRegistryWorld(1)
+	p := w.peers[0]
+	create := func() { w.change(Change{ChannelCreated, "a", "y#ephemeral"}) }
+	w.change(Change{TopicCreated, "a", ""})
+	create()
+	p.connect()
+	p.read(t, 1)
+	p.refuses, p.disliked["a y#ephemeral"] = map[string]bool{"a y#ephemeral": true}, true
+	w.change(Change{TopicDeleted, "a", ""})
+	w.change(Change{TopicCreated, "a", ""})
+	p.serve(t, 3)
+	p.connect()
+	p.read(t, 1)
+	p.read(t, 2)
+	require.Len(t, p.cursor.doubtfulGhosts, 1)
+	p.refuses = nil
+	create()
+	w.settle(t)
+}
