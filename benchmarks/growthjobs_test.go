@@ -206,6 +206,8 @@ var jobs = map[string]struct {
 	"commands of the end, by topics": {constant, 400, func(t *testing.T, n int) int {
 		c := newCounted(t, 1)
 		c.run(topicsOf(n, 1))
+		require.NoError(t, c.loop.Notify(channelOfFirst("live#ephemeral")))
+		c.settle()
 		return during(&c.commands, c.end)
 	}},
 	"commands of the end, by ephemeral channels": {linear, 400, func(t *testing.T, n int) int {
