@@ -99,6 +99,9 @@ func (l *Loop) tell(effect registry.Effect, err error) error {
 	if effect.Dirty && l.writer != nil {
 		l.writer.Changed()
 	}
+	if err == nil {
+		return nil
+	}
 	return publicEach(err)
 }
 

@@ -65,26 +65,18 @@ type Effect struct {
 // Apply makes all changes true, in their order, or none and says what is wrong
 // with each.
 func (r *Registry) Apply(changes []Change) (Effect, error) {
-	return r.change(func() error {
-		if err := r.check(changes); err != nil {
-			return err
-		}
-		for _, c := range changes {
-			r.apply(c)
-		}
-		return nil
-	})
-}
-
-// change runs f under the lock, unless the registry is closed.
-func (r *Registry) change(f func() error) (Effect, error) {
 	r.lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return Effect{}, ErrClosed
 	}
 	seq, version := r.seq, r.version
-	err := f()
+	isNews, err := r.check(changes)
+	if err == nil && isNews {
+		for _, c := range changes {
+			r.apply(c)
+		}
+	}
 	return Effect{Moved: r.seq != seq, Dirty: r.version != version}, err
 }
 
@@ -97,14 +89,17 @@ func (r *Registry) Close() {
 
 // The following are called with mu held.
 
-// check returns what is wrong with changes.
-func (r *Registry) check(changes []Change) error {
+// check returns what is wrong with changes, and whether any is other than the
+// creation of what exists.
+func (r *Registry) check(changes []Change) (isNews bool, err error) {
 	var errs []error
 	earlier := view{Registry: r, noted: r.scratch}
 	for i, c := range changes {
-		if err := earlier.check(c); err != nil {
+		exists, err := earlier.check(c)
+		if err != nil {
 			errs = append(errs, err)
 		}
+		isNews = isNews || !exists || c.Kind != TopicCreated && c.Kind != ChannelCreated
 		if i < len(changes)-1 {
 			earlier.note(c)
 		}
@@ -114,7 +109,7 @@ func (r *Registry) check(changes []Change) error {
 		clear(earlier.noted)
 		r.scratch = earlier.noted
 	}
-	return errors.Join(errs...)
+	return isNews, errors.Join(errs...)
 }
 
 // apply makes a checked change true.
@@ -186,29 +181,29 @@ func (v *view) hasChannel(topic, name string) bool {
 	return !topicWasDeleted && v.channel(topic, name) != nil
 }
 
-// check returns what is wrong with c.
-func (v *view) check(c Change) error {
+// check returns whether what c is about exists, and what is wrong with c.
+func (v *view) check(c Change) (exists bool, _ error) {
 	if c.Kind == 0 {
-		return errors.New("lookuploop: empty Event: make it with TopicCreated and its like")
+		return false, errors.New("lookuploop: empty Event: make it with TopicCreated and its like")
 	}
 	// A name that exists is valid, and most changes are about such.
 	topicExists := v.hasTopic(c.Topic)
 	if !topicExists && !nsq.IsValidTopicName(c.Topic) {
-		return fmt.Errorf("%w: %v: topic %s", ErrInvalidName, c, NameRule)
+		return false, fmt.Errorf("%w: %v: topic %s", ErrInvalidName, c, NameRule)
 	}
 	channelExists := c.isAboutChannel() && topicExists && v.hasChannel(c.Topic, c.Channel)
 	if c.isAboutChannel() && !channelExists && !nsq.IsValidChannelName(c.Channel) {
-		return fmt.Errorf("%w: %v: channel %s", ErrInvalidName, c, NameRule)
+		return false, fmt.Errorf("%w: %v: channel %s", ErrInvalidName, c, NameRule)
 	}
 	switch c.Kind {
 	case TopicPaused, TopicUnpaused, ChannelCreated:
 		if !topicExists {
-			return fmt.Errorf("%w topic: %v: create the topic first", ErrUnknown, c)
+			return false, fmt.Errorf("%w topic: %v: create the topic first", ErrUnknown, c)
 		}
 	case ChannelPaused, ChannelUnpaused:
 		if !channelExists {
-			return fmt.Errorf("%w channel: %v: create the channel first", ErrUnknown, c)
+			return false, fmt.Errorf("%w channel: %v: create the channel first", ErrUnknown, c)
 		}
 	}
-	return nil
+	return topicExists && (channelExists || !c.isAboutChannel()), nil
 }
