@@ -176,9 +176,8 @@ func (p *lookupPeer) serve(c *wire.Conn[registry.Command], info PeerInfo) error 
 
 	unanswered, isSevered := c.Unanswered(), errors.Is(err, c.Err()) && c.Severed()
 	refused, isRefusal := errors.AsType[*refusedError](fromNetwork(err))
-	if isRefusal {
-		unanswered = append([]registry.Command{refused.cmd}, unanswered...)
-		isSevered = !refused.isAboutName() // perhaps it is all the same
+	if isRefusal && !refused.isAboutName() { // perhaps it is all the same
+		unanswered, isSevered = append([]registry.Command{refused.cmd}, unanswered...), true
 	}
 	p.reg.Release(p.cursor, unanswered, isSevered)
 	if isRefusal && refused.isAboutName() {

@@ -68,7 +68,7 @@ func (r *Registry) readGhosts(c *Cursor, limit int, out []Command) []Command {
 		case c.isMain(g.entry):
 			out = append(out, c.say(g.command()))
 		default:
-			c.doubtfulGhosts = append(c.doubtfulGhosts, g)
+			c.doubtGhosts(g)
 		}
 	}
 	c.ghosts = c.ghosts[n:]
@@ -190,7 +190,7 @@ func (c *Cursor) say(cmd Command) Command {
 // sayLate says that a name that passed the probe exists.
 func (c *Cursor) sayLate(a *aside) Command {
 	cmd := c.say(newCommand(false, a.entry))
-	a.onMain = true
+	a.onMain, a.told = true, max(a.told, a.birth)
 	c.lateSent = append(c.lateSent, lateCommand{c.sent, a})
 	return cmd
 }

@@ -112,7 +112,7 @@ func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
 	defer r.mu.Unlock()
 	if c.connected {
 		r.detach(c)
-		r.keepGhosts(c, unanswered)
+		r.keepGhosts(c, unanswered, severed)
 		r.collect()
 	}
 	isDoubted := false
@@ -154,7 +154,7 @@ func (r *Registry) detach(c *Cursor) {
 			return
 		}
 		r.tombstones.pushBefore(e.nextInRing, &marker)
-		if e.isMarker() || e.seq <= c.read {
+		if e.isMarker() || e.seq <= c.passed() {
 			continue
 		}
 		if e.birth <= c.told {

@@ -4,8 +4,8 @@ const (
 	// maxGhosts is how many ephemeral names one lookupd is told to drop later.
 	maxGhosts = 10_000
 
-	// maxTries is how often a lookupd may not answer that an ephemeral name is gone:
-	// it is better that it keeps that name than that it loses all others.
+	// maxTries is how many probes may end at the deletion of an ephemeral name before
+	// lookupd keeps that name.
 	maxTries = 3
 )
 
@@ -44,16 +44,18 @@ func (g ghost) command() Command {
 }
 
 // keepGhosts is for a main connection that ended: the deletions among what was
-// unanswered are to be told again. If the first is one, any may have ended it;
-// otherwise lookupd may never have come to them.
-func (r *Registry) keepGhosts(c *Cursor, unanswered []Command) {
+// unanswered are to be told again. If that happens twice when the connection is
+// severed and the first is one, they may have ended it, and are for the probe.
+func (r *Registry) keepGhosts(c *Cursor, unanswered []Command, severed bool) {
 	for _, cmd := range unanswered {
-		tries := cmd.tries
-		if unanswered[0].unregister {
-			tries++
-		}
-		if cmd.unregister {
-			r.addGhost(c, cmd.subject, tries)
+		switch isSuspect := severed && unanswered[0].unregister; {
+		case !cmd.unregister || !cmd.subject.ephemeral:
+		case isSuspect && cmd.tries > 0:
+			c.doubtGhosts(ghost{entry: cmd.subject})
+		case isSuspect:
+			r.addGhost(c, cmd.subject, 1)
+		default:
+			r.addGhost(c, cmd.subject, cmd.tries)
 		}
 	}
 }
@@ -69,16 +71,19 @@ func (r *Registry) addGhost(c *Cursor, e *entry, tries uint8) {
 
 // haunt is addGhost for an e that is deleted.
 func (c *Cursor) haunt(e *entry, tries uint8) {
-	if !e.ephemeral || tries >= maxTries {
-		return
+	switch {
+	case !e.ephemeral:
+	case e.deleted && !c.isMain(e):
+		c.doubtGhosts(ghost{entry: e})
+	case len(c.ghosts) < maxGhosts:
+		c.ghosts = append(c.ghosts, ghost{e, tries})
 	}
-	ghosts := &c.ghosts
-	if e.deleted && !c.isMain(e) {
-		ghosts = &c.doubtfulGhosts
-	}
-	if len(*ghosts) < maxGhosts {
-		*ghosts = append(*ghosts, ghost{e, tries})
-	}
+}
+
+// doubtGhosts leaves ghosts to the probe.
+func (c *Cursor) doubtGhosts(ghosts ...ghost) {
+	room := max(maxGhosts-len(c.doubtfulGhosts), 0)
+	c.doubtfulGhosts = append(c.doubtfulGhosts, ghosts[:min(len(ghosts), room)]...)
 }
 
 // mayHave notes of a live e that lookupd may have taken it, and tells whether that
@@ -107,7 +112,7 @@ func (r *Registry) ProbeFarewell(c *Cursor, out []Command) []Command {
 	defer r.mu.Unlock()
 	var all []ghost
 	for _, e := range c.ephemerals {
-		all = append(all, ghost{e, 0})
+		all = append(all, ghost{entry: e})
 	}
 	n := min(ChunkSize, len(c.doubtfulGhosts))
 	for _, g := range c.doubtfulGhosts[:n] {
@@ -122,7 +127,7 @@ func (r *Registry) ProbeFarewell(c *Cursor, out []Command) []Command {
 		for _, g := range all {
 			if (g.parent != nil) == wantChannel {
 				c.farewell = append(c.farewell, g)
-				out = append(out, g.command())
+				out = append(out, newCommand(true, g.entry))
 			}
 		}
 	}
@@ -132,16 +137,18 @@ func (r *Registry) ProbeFarewell(c *Cursor, out []Command) []Command {
 // endFarewell is for a probe that ended: lookupd may know ephemeral names of it
 // still. The one at which the farewell ended comes behind the others.
 func (r *Registry) endFarewell(c *Cursor, isCut bool) {
-	if len(c.farewell) > 0 && !isCut {
+	if len(c.farewell) > 0 && !isCut && !c.isFarewellRefused {
 		last := c.farewell[0]
 		last.tries++
 		c.farewell = append(c.farewell[1:], last)
 	}
-	for _, g := range c.farewell {
-		r.addGhost(c, g.entry, g.tries)
-	}
 	for _, e := range c.ephemerals {
-		r.addGhost(c, e, 0)
+		c.farewell = append(c.farewell, ghost{entry: e})
 	}
-	c.ephemerals, c.farewell = nil, nil
+	for _, g := range c.farewell {
+		if live := r.liveOf(g.entry); g.tries < maxTries && (live == nil || !c.mayHave(live)) {
+			c.doubtGhosts(g)
+		}
+	}
+	c.ephemerals, c.farewell, c.isFarewellRefused = nil, nil, false
 }

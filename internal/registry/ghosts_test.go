@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"fmt"
 	"maps"
 	"testing"
 	"time"
@@ -76,6 +77,25 @@ func TestEphemeralNameIsDeletedWhileTheProbeAsks(t *testing.T) {
 			p.requireForgottenOnTheProbe(t)
 		})
 	}
+}
+
+// TestEphemeralNameThatTheMainConnectionSaidLast is about one that was refused,
+// passed the probe, and is deleted after the main connection said so and broke.
+func TestEphemeralNameThatTheMainConnectionSaidLast(t *testing.T) {
+	w, p := newWorldWithLive(t, true)
+	p.refuses = nil
+	w.now = w.now.Add(MaxRetryDelay)
+	p.ask(t, 1)
+	p.serveProbe(t, 1)
+	p.answerProbe(1)
+	p.read(t, 1)
+	require.Equal(t, "REGISTER "+live+"\n", lines(p.main.arriving))
+	p.serve(t, 1)
+	p.leave(t)
+	p.lose(false)
+	w.change(Change{TopicDeleted, live, ""})
+	p.converge(t)
+	require.Empty(t, p.keys)
 }
 
 func TestProbeThatEndsBeforeItsFarewellLeavesItToTheNext(t *testing.T) {
@@ -174,9 +194,9 @@ func requireNoProbe(t *testing.T, p *modelPeer) {
 	require.Zero(t, at)
 }
 
-// TestDeletionIsToldUntilConnectionsEndAtIt: what ends before lookupd may have
-// come to the deletion says nothing about it.
-func TestDeletionIsToldUntilConnectionsEndAtIt(t *testing.T) {
+// TestDeletionAtWhichTwoConnectionsEndIsForTheProbe: what ends before lookupd may
+// have come to the deletion says nothing about it.
+func TestDeletionAtWhichTwoConnectionsEndIsForTheProbe(t *testing.T) {
 	w, p := newWorldWithLive(t, false)
 	p.lose(false)
 	w.change(Change{TopicDeleted, live, ""})
@@ -187,18 +207,55 @@ func TestDeletionIsToldUntilConnectionsEndAtIt(t *testing.T) {
 		more, _ := w.reg.Read(p.cursor, ChunkSize, nil)
 		return append(chunk, more...)
 	}
-	for range 10 {
+	for i := range 10 {
 		unanswered := chunkOf()
 		require.Equal(t, "REGISTER orders\nUNREGISTER "+live+"\n", lines(unanswered))
-		w.reg.Release(p.cursor, unanswered, false)
+		w.reg.Release(p.cursor, unanswered, i == 0)
 	}
-	for range maxTries {
+	for range 2 {
 		unanswered := chunkOf()
-		require.Equal(t, "REGISTER orders\nUNREGISTER "+live+"\n", lines(unanswered))
 		w.reg.Acknowledge(p.cursor, 1, unanswered[0])
-		w.reg.Release(p.cursor, unanswered[1:], false)
+		w.reg.Release(p.cursor, unanswered[1:], true)
 	}
-	require.Equal(t, "REGISTER orders\n", lines(chunkOf()))
+	all := chunkOf()
+	require.Equal(t, "REGISTER orders\n", lines(all))
+	w.reg.Acknowledge(p.cursor, 1, all[0])
+	isNeeded, _ := w.reg.NeedsProbe(p.cursor, w.now)
+	require.True(t, isNeeded)
+	require.Equal(t, "UNREGISTER "+live+"\n", lines(w.reg.ProbeFarewell(p.cursor, nil)))
+}
+
+// TestRefusedDeletionsCostNoOther on either connection: each name is told, and the
+// refused ones once.
+func TestRefusedDeletionsCostNoOther(t *testing.T) {
+	for name, isRefused := range map[string]bool{"main connection": false, "probe": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newRegistryWorld(1)
+			p := w.peers[0]
+			p.refuses = make(map[string]bool)
+			for i := range 10 {
+				topic := fmt.Sprint(i, EphemeralSuffix)
+				w.change(Change{TopicCreated, topic, ""})
+				if i < 7 {
+					p.refuses[topic], p.disliked[topic] = true, true
+				}
+			}
+			refuses := p.refuses
+			p.refuses = nil
+			p.converge(t)
+			p.lose(false)
+			if p.refuses = refuses; isRefused {
+				p.converge(t)
+			}
+			for i := range 10 {
+				w.change(Change{TopicDeleted, fmt.Sprint(i, EphemeralSuffix), ""})
+			}
+			before := p.cursor.pass
+			p.converge(t)
+			require.Empty(t, p.keys)
+			require.LessOrEqual(t, p.cursor.pass-before, 2, "that is for the probe after the first")
+		})
+	}
 }
 
 func TestDeletionIsToldUntilProbesEndAtIt(t *testing.T) {

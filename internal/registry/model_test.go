@@ -228,15 +228,15 @@ const (
 // refusal, which gets through or is lost, along with the answers before it.
 func (p *modelPeer) process(t require.TestingT, conn *modelConn, c Command) outcome {
 	name := commandName(c)
-	if !c.unregister {
-		switch isLast := len(conn.arriving) == 1; {
-		case p.closes[name] || p.closes[c.Topic()]:
-			return closed
-		case (p.refuses[name] || p.refuses[c.Topic()]) && !isLast && p.losesRefusals:
-			return closed
-		case p.refuses[name] || p.refuses[c.Topic()]:
-			return answered
+	closes, refuses := p.closes[name] || p.closes[c.Topic()], p.refuses[name] || p.refuses[c.Topic()]
+	if closes || refuses {
+		if c.unregister { // that it keeps the name is its own doing
+			delete(p.keys, name)
 		}
+		if isLast := len(conn.arriving) == 1; closes || !isLast && p.losesRefusals {
+			return closed
+		}
+		return answered
 	}
 	conn.arriving = conn.arriving[1:]
 	conn.answers = append(conn.answers, c)

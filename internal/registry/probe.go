@@ -41,6 +41,8 @@ type probe struct {
 	ephemerals     []*entry // that were registered on this probe
 	doubtfulGhosts []ghost  // to be unregistered on a probe, as lookupd may refuse them
 	farewell       []ghost  // unregistered on this probe, and not answered
+
+	isFarewellRefused bool // what was before the first of them
 }
 
 // Refused notes that lookupd refused cmd on the main connection: it is the
@@ -49,9 +51,11 @@ type probe struct {
 func (r *Registry) Refused(c *Cursor, cmd Command, wholeTopic bool, reason error, now time.Time) {
 	r.lock()
 	defer r.mu.Unlock()
-	c.refuse(cmd, wholeTopic, reason, now, max(c.toldBefore, c.acked))
-	if cmd.unregister { // lookupd would refuse it the next time too
+	r.refuse(c, cmd, wholeTopic, reason, now, max(c.toldBefore, c.acked))
+	if cmd.unregister { // lookupd would refuse it the next time too, and perhaps others
 		c.ghosts = slices.DeleteFunc(c.ghosts, func(g ghost) bool { return g.entry == cmd.subject })
+		c.doubtGhosts(c.ghosts...)
+		c.ghosts = nil
 	}
 	c.doubt = c.doubt.with(span{c.acked, r.seq})
 	c.suspect = span{}
@@ -63,7 +67,7 @@ func (r *Registry) ProbeRefused(c *Cursor, cmd Command, wholeTopic bool, reason 
 	r.lock()
 	defer r.mu.Unlock()
 	if cmd.unregister { // lookupd would refuse it the next time too
-		c.farewell = c.farewell[min(1, len(c.farewell)):]
+		c.farewell, c.isFarewellRefused = c.farewell[min(1, len(c.farewell)):], true
 		return
 	}
 	taken := len(c.ephemerals)  // of which there are none after the farewell
@@ -74,25 +78,31 @@ func (r *Registry) ProbeRefused(c *Cursor, cmd Command, wholeTopic bool, reason 
 	}
 	c.ephemerals = c.ephemerals[:max(taken, 0)]
 	topic := c.aside[cmd.topic()] // if the main connection has it, it is only refused together with this channel
-	c.refuse(cmd, wholeTopic && topic != nil && !topic.onMain, reason, now, c.told)
+	r.refuse(c, cmd, wholeTopic && topic != nil && !topic.onMain, reason, now, c.told)
 	c.within, c.group = 0, firstGroup
 	r.signal()
 }
 
 // refuse sets a name of cmd aside: the topic, or the channel if there is one and
 // wholeTopic is false.
-func (c *Cursor) refuse(cmd Command, wholeTopic bool, reason error, now time.Time, told uint64) {
+func (r *Registry) refuse(c *Cursor, cmd Command, wholeTopic bool, reason error, now time.Time, told uint64) {
 	e, seq := cmd.subject, cmd.seq
 	if wholeTopic {
 		e, seq = cmd.topic(), cmd.topicSeq
+	}
+	if r.entries[e.key] != e { // it was deleted, and nobody has it any more
+		return
 	}
 	a := c.setAside(e, told)
 	if e.deleted || e.seq != seq { // it changed since; what it is now is in doubt
 		return
 	}
 	if c.of(a).reason == nil {
+		soon := now.Add(c.firstDelay)
+		if len(c.refused) == 0 || soon.Before(c.retryAt) { // or new refusals would put off the old ones
+			c.retryAt = soon
+		}
 		c.retryDelay = c.firstDelay
-		c.retryAt = now.Add(c.retryDelay)
 	}
 	a.state, a.onMain = refused, false
 	c.stand(a, reason)

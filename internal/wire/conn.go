@@ -36,7 +36,7 @@ type Conn[T any] struct {
 
 	done    chan struct{} // closed when the reader has ended; then these are valid:
 	err     error         // why it did
-	severed bool          // the connection broke, without an answer that says why
+	severed bool          // the connection broke or got stuck, without an answer that says why
 }
 
 // NewConn makes a Conn of what was dialed. The address is for errors. Each answer
