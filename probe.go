@@ -102,7 +102,7 @@ func (pr *probe) once() (gotOn bool, err error) {
 	if isRefusal { // whatever the code: nothing else was asked that lookupd could mean
 		p.reg.ProbeRefused(p.cursor, refused.cmd, refused.Code == codeBadTopic, refused.ResponseError, time.Now())
 	}
-	isSevered := !isDone && errors.Is(err, c.Err()) && c.Severed()
+	isSevered := !isDone && pr.ctx.Err() == nil && errors.Is(err, c.Err()) && c.Severed()
 	culprit, gotOn := p.reg.ProbeLost(p.cursor, isSevered, pr.ctx.Err() != nil)
 	if culprit != nil {
 		message := "connection closed without an answer, each time"
@@ -132,13 +132,17 @@ func (pr *probe) ask(c *wire.Conn[registry.Command]) (isDone bool, err error) {
 	for {
 		isDone = p.reg.ProbeDone(p.cursor)
 		if isDone || pr.ctx.Err() != nil {
-			return isDone, pr.leave(c)
+			err := pr.leave(c)
+			return isDone && err == nil, err
 		}
 		limit := min(c.Room(), registry.ChunkSize)
 		if chunk = p.reg.Probe(p.cursor, time.Now(), limit, chunk[:0]); len(chunk) > 0 {
 			if err := p.send(c, &out, chunk); err != nil {
 				return false, err
 			}
+			continue
+		}
+		if p.reg.ProbeDone(p.cursor) { // the last names to ask about were none any more
 			continue
 		}
 		select {
@@ -151,7 +155,8 @@ func (pr *probe) ask(c *wire.Conn[registry.Command]) (isDone bool, err error) {
 	}
 }
 
-// leave unregisters what is ephemeral, within leaveTimeout.
+// leave unregisters what is ephemeral, within leaveTimeout. It returns why not all
+// of it was answered.
 func (pr *probe) leave(c *wire.Conn[registry.Command]) error {
 	p := pr.peer
 	var out wire.Batch[registry.Command]
@@ -161,14 +166,14 @@ func (pr *probe) leave(c *wire.Conn[registry.Command]) error {
 	}
 	defer time.AfterFunc(leaveTimeout, c.Close).Stop()
 	c.SetWriteDeadline(time.Now().Add(leaveTimeout))
-	if p.send(c, &out, farewell) != nil {
-		return nil
+	if err := p.send(c, &out, farewell); err != nil {
+		return err
 	}
 	for c.NumInFlight() > 0 {
 		select {
 		case <-c.Answered():
 		case <-c.Done():
-			return nil
+			return c.Err()
 		}
 	}
 	return nil
