@@ -278,8 +278,11 @@ func (l *Loop) announceMissing(found []Finding) (n uint64) {
 	return n
 }
 
-// knownFindings are those that were logged and are not over, without details.
+// knownFindings are those that were logged and are not over, without details: at
+// most maxKnown, as a lookupd can list what it likes.
 type knownFindings map[Finding]bool
+
+const maxKnown = 1000
 
 // topics returns the topics to look at again, at most maxVerified.
 func (k knownFindings) topics() (topics []string) {
@@ -301,7 +304,9 @@ func (k knownFindings) update(q question, v Verification, log *slog.Logger) {
 		brief.Detail = ""
 		found[brief] = true
 		if !k[brief] {
-			k[brief] = true
+			if len(k) < maxKnown {
+				k[brief] = true
+			}
 			if n++; n <= most {
 				log.Warn("verification found a problem", "finding", f)
 			}
@@ -329,5 +334,6 @@ func (v Verification) judged(q question, f Finding) bool {
 		return true
 	}
 	_, isAsked := slices.BinarySearch(q.topics, f.Topic)
+	isAsked = isAsked || !nsq.IsValidTopicName(f.Topic) // which can't be asked about
 	return v.Lookupds[i].Err == nil && (f.Topic == "" || isAsked && v.Lookupds[i].Pending == 0)
 }

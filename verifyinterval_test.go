@@ -275,3 +275,19 @@ func TestRunEndsDuringAVerification(t *testing.T) {
 		require.Zero(t, s.loop.Status().Verification.Ended)
 	})
 }
+
+// A lookupd can list the broker for new topics each time, with names that nobody
+// can ask about.
+func TestKnownFindingsAreBounded(t *testing.T) {
+	known := make(knownFindings)
+	v := Verification{Lookupds: []LookupdVerification{{Address: "a:4160"}}}
+	for i := range 5 * maxKnown {
+		v.Findings = append(v.Findings, Finding{Kind: Stale, Lookupd: "a:4160", Topic: fmt.Sprint("no name ", i)})
+	}
+	silent := slog.New(slog.DiscardHandler)
+	known.update(question{}, v, silent)
+	require.Len(t, known, maxKnown)
+	v.Findings = nil
+	known.update(question{}, v, silent)
+	require.Empty(t, known, "what can't be asked about is over when it isn't found any more")
+}
