@@ -106,8 +106,8 @@ func (h handler) verify(ctx context.Context, topic string) *verification {
 	var err error
 	select {
 	case h.verifying <- struct{}{}:
+		defer func() { <-h.verifying }()
 		found, err = h.loop.Verify(ctx, topic)
-		<-h.verifying
 	case <-ctx.Done():
 		err = errors.New("another verification is running, try again")
 	}
