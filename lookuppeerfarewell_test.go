@@ -383,6 +383,25 @@ func TestDeletionThatLookupdRefusesCostsNoMainConnection(t *testing.T) {
 	})
 }
 
+func TestProbesThatEndInTheirFarewellPause(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var watch dialWatch
+		s := newScene(t, 1, watch.watch)
+		s.lookupds[0].Do(lookupdtest.On("UNREGISTER live*", lookupdtest.Drop()))
+		s.run()
+		live := func(i int) string { return fmt.Sprintf("live-%d#ephemeral", i) }
+		for i := range 20 {
+			s.notify(TopicCreated(live(i)))
+		}
+		s.registered()
+		for i := range 20 {
+			s.notify(TopicDeleted(live(i)))
+		}
+		time.Sleep(5 * time.Second)
+		require.LessOrEqual(t, len(watch.times(s.lookupds[0].TCPAddress)), 20, "60 without a pause")
+	})
+}
+
 // tls.Conn.Close would try for 5 s to say goodbye to a lookupd that is gone.
 func TestConnectionWithTLSIsClosedAtOnce(t *testing.T) {
 	certificates := httptest.NewUnstartedServer(nil)
