@@ -66,7 +66,7 @@ type Effect struct {
 // with each.
 func (r *Registry) Apply(changes []Change) (Effect, error) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if r.closed {
 		return Effect{}, ErrClosed
 	}
@@ -83,7 +83,7 @@ func (r *Registry) Apply(changes []Change) (Effect, error) {
 // Close lets nothing change any more.
 func (r *Registry) Close() {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	r.closed = true
 }
 

@@ -6,7 +6,7 @@ package registry
 // the next one may say something.
 func (r *Registry) Read(c *Cursor, limit int, out []Command) (_ []Command, progress bool) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	first, missed := len(out), c.missed()
 	out = r.readAside(c, limit, out)
 	limit -= len(out) - first
@@ -201,7 +201,7 @@ func (c *Cursor) sayLate(a *aside) Command {
 // over the log. It returns more false when all was said.
 func (r *Registry) Farewell(c *Cursor, out []Command) (_ []Command, more bool) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if !c.connected || r.ephemerals == 0 && len(c.ghosts) == 0 {
 		return out, false
 	}

@@ -62,7 +62,7 @@ type lateCommand struct {
 // are tried again after retryDelay, which doubles up to MaxRetryDelay.
 func (r *Registry) NewCursor(retryDelay time.Duration) *Cursor {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	c := &Cursor{missing: time.Now(), probe: probe{firstDelay: retryDelay}}
 	c.index = len(r.cursors)
 	r.cursors = append(r.cursors, c)
@@ -72,7 +72,7 @@ func (r *Registry) NewCursor(retryDelay time.Duration) *Cursor {
 // Remove forgets a cursor that was released, for good.
 func (r *Registry) Remove(c *Cursor) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if c.index >= len(r.cursors) || r.cursors[c.index] != c {
 		return // it was removed before
 	}
@@ -88,7 +88,7 @@ func (r *Registry) Remove(c *Cursor) {
 // beginning of the log, and pins what gets deleted from now on.
 func (r *Registry) Attach(c *Cursor, now time.Time) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	c.connected = true
 	c.read, c.known, c.acked, c.skip, c.goal = 0, 0, 0, r.seq, r.seq
 	c.sent, c.answered, c.reads, c.settled, c.unread = 0, 0, 0, 0, r.size
@@ -109,7 +109,7 @@ func (r *Registry) Attach(c *Cursor, now time.Time) {
 // stuck at one: these commands, and what comes after them, are in doubt.
 func (r *Registry) Release(c *Cursor, unanswered []Command, severed bool) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if c.connected {
 		r.detach(c)
 		r.keepGhosts(c, unanswered, severed)
@@ -179,7 +179,7 @@ func (c *Cursor) passed() uint64 { return max(c.read, c.skip) }
 // Acknowledge notes the good answers to n commands, of which last was the last.
 func (r *Registry) Acknowledge(c *Cursor, n int, last Command) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if !c.connected {
 		return
 	}
@@ -214,7 +214,7 @@ func (r *Registry) settle(c *Cursor) {
 // connection came up, but for what is in doubt.
 func (r *Registry) InSync(c *Cursor) bool {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	return c.connected && c.acked >= c.goal
 }
 
@@ -222,7 +222,7 @@ func (r *Registry) InSync(c *Cursor) bool {
 // probe has nothing to do. The deletions before it have been sent.
 func (r *Registry) Resync(c *Cursor) bool {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if !c.connected || c.read != r.seq || c.isAsking() || len(c.unresolved) > 0 {
 		return false
 	}
@@ -238,7 +238,7 @@ func (r *Registry) Resync(c *Cursor) bool {
 // item occurs once. It takes the place of an earlier call's items.
 func (r *Registry) Announce(c *Cursor, items []Item) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	var again []*entry
 	for i, item := range items {
 		e := r.topic(item.Topic)

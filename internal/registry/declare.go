@@ -22,7 +22,7 @@ func (r *Registry) Declare(items iter.Seq[Item]) (Effect, error) {
 	r.declaring.Lock()
 	defer r.declaring.Unlock()
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if r.closed {
 		return Effect{}, ErrClosed
 	}
@@ -204,7 +204,7 @@ func (r *Registry) changing(e *entry) {
 // comes first.
 func (r *Registry) Load(items iter.Seq[Item]) (version uint64) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	n := 0
 	for range items {
 		n++

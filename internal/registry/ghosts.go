@@ -109,7 +109,7 @@ func (c *Cursor) asideOf(e *entry) *aside {
 // deleted before, and that lookupd may refuse, go behind them.
 func (r *Registry) ProbeFarewell(c *Cursor, out []Command) []Command {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	var all []ghost
 	for _, e := range c.ephemerals {
 		all = append(all, ghost{entry: e})

@@ -50,7 +50,7 @@ type probe struct {
 // connected is in doubt now.
 func (r *Registry) Refused(c *Cursor, cmd Command, wholeTopic bool, reason error, now time.Time) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	r.refuse(c, cmd, wholeTopic, reason, now, max(c.toldBefore, c.acked))
 	if cmd.unregister { // lookupd would refuse it the next time too, and perhaps others
 		c.ghosts = slices.DeleteFunc(c.ghosts, func(g ghost) bool { return g.entry == cmd.subject })
@@ -65,7 +65,7 @@ func (r *Registry) Refused(c *Cursor, cmd Command, wholeTopic bool, reason error
 // ProbeRefused notes that lookupd refused cmd on the probe.
 func (r *Registry) ProbeRefused(c *Cursor, cmd Command, wholeTopic bool, reason error, now time.Time) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if cmd.unregister { // lookupd would refuse it the next time too
 		c.farewell, c.isFarewellRefused = c.farewell[min(1, len(c.farewell)):], true
 		return
@@ -114,7 +114,7 @@ func (r *Registry) refuse(c *Cursor, cmd Command, wholeTopic bool, reason error,
 // first: nothing is asked before it is in sync.
 func (r *Registry) NeedsProbe(c *Cursor, now time.Time) (bool, time.Time) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if !c.connected || c.acked < c.goal {
 		return false, time.Time{}
 	}
@@ -147,7 +147,7 @@ func (c *Cursor) skipGone(queue []*aside, state asideState) []*aside {
 // returns nothing while a group is under way.
 func (r *Registry) Probe(c *Cursor, now time.Time, limit int, out []Command) []Command {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	defer r.resolved(c, c.oldestInDoubt())
 	switch isGroup := c.within > 0 || c.group > 0; {
 	case isGroup && len(c.asked) > 0:
@@ -251,7 +251,7 @@ func (c *Cursor) isInDoubt(a *aside) bool {
 // These names are for the main connection now.
 func (r *Registry) ProbeAcknowledge(c *Cursor, n int) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	c.farewell = c.farewell[min(max(n-len(c.asked), 0), len(c.farewell)):]
 	n = min(n, len(c.asked))
 	for _, a := range c.asked[:n] {
@@ -287,7 +287,7 @@ func (r *Registry) ProbeAcknowledge(c *Cursor, n int) {
 // that the probe ended because the main connection did.
 func (r *Registry) ProbeLost(c *Cursor, severed, isCut bool) (culprit *Command, gotOn bool) {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	var back []*aside
 	for _, a := range c.asked {
 		switch {
@@ -329,6 +329,6 @@ func (r *Registry) ProbeLost(c *Cursor, severed, isCut bool) (culprit *Command, 
 // asked, and the main connection has what passed.
 func (r *Registry) ProbeDone(c *Cursor) bool {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	return !c.connected || !c.isAsking() && len(c.unresolved) == 0
 }

@@ -36,6 +36,15 @@ func (r *Registry) lock() {
 	r.waiting.Add(-1)
 }
 
+// unlock unlocks mu. Whoever waited for it was made ready by that, and would get
+// to run only when this goroutine is done with its work.
+func (r *Registry) unlock() {
+	r.mu.Unlock()
+	if r.waiting.Load() > 0 {
+		runtime.Gosched()
+	}
+}
+
 // letOthersIn gives the lock to whoever waits for it. It is called with mu held.
 func (r *Registry) letOthersIn() {
 	r.open()
@@ -58,7 +67,9 @@ func (r *Registry) shut() {
 		}
 		runtime.Gosched()
 	}
-	r.mu.Lock()
+	for !r.mu.TryLock() { // Lock would make others wait for this goroutine to run, if it waited for 1 ms
+		runtime.Gosched()
+	}
 }
 
 // snapshot is a walk over the log that collects what there was when it began.
@@ -82,7 +93,10 @@ type snapshotItem struct {
 // Snapshot copies what the broker has; persistent leaves out what is ephemeral.
 // It waits for a declaration that is being carried out.
 func (r *Registry) Snapshot(persistent bool) Content {
-	s := &snapshot{persistent: persistent}
+	topics, channels := r.Count()
+	n := topics + channels
+	// Made without the lock, or the lock would be held while memory is found for it.
+	s := &snapshot{persistent: persistent, items: make([]snapshotItem, 0, n+n/8)}
 	content := Content{Version: r.beginSnapshot(s)}
 	r.walk(s)
 	s.group(&content)
@@ -93,9 +107,8 @@ func (r *Registry) beginSnapshot(s *snapshot) (version uint64) {
 	r.flip.Lock()
 	defer r.flip.Unlock()
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	s.end = r.seq
-	s.items = make([]snapshotItem, 0, r.topics+r.channels)
 	s.marker.linkBefore(r.log.next)
 	r.snapshots = append(r.snapshots, s)
 	return r.version
@@ -103,7 +116,7 @@ func (r *Registry) beginSnapshot(s *snapshot) (version uint64) {
 
 func (r *Registry) walk(s *snapshot) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	n := 0
 	for e := s.marker.next; e != &r.log && (e.isMarker() || e.seq <= s.end); e = s.marker.next {
 		s.marker.unlink()
@@ -207,7 +220,7 @@ func grouped(items []snapshotItem, topics int) []snapshotItem {
 // if there is none of that name.
 func (r *Registry) Topic(name string) (items []Item, found bool) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	topic := r.topic(name)
 	if topic == nil {
 		return nil, false
@@ -248,7 +261,7 @@ func (r *Registry) topicAtOnce(name string) (items []Item, found bool) {
 // Version is that of what belongs into nsqd.dat. Each change of it raises it.
 func (r *Registry) Version() uint64 {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	return r.version
 }
 
@@ -259,13 +272,13 @@ func (r *Registry) WasChanged() bool { return r.End() > 0 }
 // a lookupd has to hear of among them.
 func (r *Registry) Size() int {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	return r.size
 }
 
 // Count returns how many topics and channels the broker has.
 func (r *Registry) Count() (topics, channels int) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	return r.topics, r.channels
 }

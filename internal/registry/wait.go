@@ -10,7 +10,7 @@ import (
 // knows all that the broker has.
 func (r *Registry) End() uint64 {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	return r.seq
 }
 
@@ -18,7 +18,7 @@ func (r *Registry) End() uint64 {
 // it all the time since that place.
 func (r *Registry) UnchangedSince(place uint64, topic, channel string) bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	e := r.topic(topic)
 	if channel != "" {
 		e = r.channel(topic, channel)
@@ -38,7 +38,7 @@ type Watch struct {
 // Watch begins to watch. The caller ends it with Stop.
 func (r *Registry) Watch() *Watch {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	w := &Watch{reg: r, place: r.seq, changed: make(chan struct{}, 1)}
 	r.watches = append(r.watches, w)
 	return w
@@ -54,7 +54,7 @@ func (w *Watch) Changed() <-chan struct{} { return w.changed }
 func (w *Watch) Stop() {
 	r := w.reg
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	w.stopped = true
 	if r.stopped++; r.stopped > len(r.watches)/2 {
 		r.watches = slices.DeleteFunc(r.watches, func(w *Watch) bool { return w.stopped })
@@ -65,7 +65,7 @@ func (w *Watch) Stop() {
 // Wake lets all who watch look again.
 func (r *Registry) Wake() {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	r.signal()
 }
 
@@ -127,7 +127,7 @@ type Standing struct {
 // Standing tells how all of cursors stand at one instant.
 func (r *Registry) Standing(cursors []*Cursor, place uint64) []Standing {
 	r.lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	all := make([]Standing, len(cursors))
 	for i, c := range cursors {
 		all[i] = Standing{
