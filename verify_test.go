@@ -222,15 +222,7 @@ func TestVerifyTakesASampleOfManyTopics(t *testing.T) {
 func TestVerifyJudgesOtherTopicsOnlyWhenNoneIsNamed(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newVerifyScene(t)
-		for i := range 250 {
-			s.notify(TopicCreated(fmt.Sprint("t", i)))
-		}
-		s.registered()
-		s.lookupds[0].Do(lookupdtest.On("UNREGISTER gone", lookupdtest.Reply("OK"))) // and does nothing
-		s.notify(TopicCreated("gone"))
-		s.registered()
-		s.notify(TopicDeleted("gone"))
-		s.registered()
+		s.staleAmongMany()
 		require.Empty(t, s.found("orders"))
 		s.rewriting(version, "0.0.1") // whoever is asked about
 		require.Equal(t, []string{"other version lookupd1", "other version lookupd2"}, s.found("orders"))

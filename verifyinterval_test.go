@@ -189,6 +189,20 @@ func TestVerifyIntervalLogsSomeOfManyFindings(t *testing.T) {
 	})
 }
 
+// staleAmongMany lets the broker have more topics than a sample, and the first
+// lookupd list one that is gone.
+func (s *scene) staleAmongMany() {
+	for i := range maxVerified + 50 {
+		s.notify(TopicCreated(fmt.Sprint("t", i)))
+	}
+	s.registered()
+	s.lookupds[0].Do(lookupdtest.On("UNREGISTER gone", lookupdtest.Reply("OK"))) // and does nothing
+	s.notify(TopicCreated("gone"))
+	s.registered()
+	s.notify(TopicDeleted("gone"))
+	s.registered()
+}
+
 // otherVersion makes something seem wrong each time, or nobody would look for topics
 // that the broker doesn't have.
 func otherVersion(s *scene) { s.rewriting(defaultVersion, "0.0.1") }
@@ -197,15 +211,7 @@ func otherVersion(s *scene) { s.rewriting(defaultVersion, "0.0.1") }
 func TestVerifyIntervalFollowsWhatItFound(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s, log := verifiesEachMinute(t, otherVersion)
-		for i := range 250 {
-			s.notify(TopicCreated(fmt.Sprint("t", i)))
-		}
-		s.registered()
-		s.lookupds[0].Do(lookupdtest.On("UNREGISTER gone", lookupdtest.Reply("OK"))) // and does nothing
-		s.notify(TopicCreated("gone"))
-		s.registered()
-		s.notify(TopicDeleted("gone"))
-		s.registered()
+		s.staleAmongMany()
 		v := s.nextVerification()
 		require.True(t, v.Found.Sampled)
 		require.Len(t, log(), 3)
