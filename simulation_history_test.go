@@ -32,6 +32,8 @@ type simSetting struct {
 	resolve    time.Duration // ResolveInterval; with 0 the Loop is given IP addresses, otherwise names
 	heartbeat  time.Duration // with the long one nothing may wait for it
 	preload    int           // topics with a channel each that are there from the beginning
+	verify     time.Duration // VerifyInterval
+	steady     bool          // nothing ever happens to the last lookupd
 	refusal    simRefusal    // after all other faults one lookupd still refuses names
 }
 
@@ -91,6 +93,8 @@ func drawHistory(seed uint64) *simHistory {
 			resync:     pick(r, 0, 0, 7*time.Second),
 			resolve:    pick(r, 0, 0, 4*time.Second, 5*time.Minute),
 			heartbeat:  pick(r, simHeartbeat, time.Minute),
+			verify:     pick(r, 0, 0, 10*time.Second),
+			steady:     r.IntN(2) == 0,
 			preload:    pick(r, 0, 3, 3, 30, 30, registry.ChunkSize+50),
 			refusal: pick(r, simRefusal{}, simRefusal{"a", "BadTopic"}, simRefusal{"b x", "BadChannel"},
 				simRefusal{"* x", pick(r, "BadChannel", "Reset", "Drop", "Hang")},
@@ -101,14 +105,17 @@ func drawHistory(seed uint64) *simHistory {
 	if h.setting.refusal.how == "Hang" { // each name takes a while to be found
 		h.setting.preload = min(h.setting.preload, 30)
 	}
-	r.preload = h.setting.preload
+	r.preload, r.lookupds, r.faulty = h.setting.preload, h.lookupds, h.lookupds
+	if h.setting.steady {
+		r.faulty--
+	}
 	if h.setting.latency > time.Millisecond { // or IDENTIFY would not arrive in time
 		h.setting.buffer = max(h.setting.buffer, 4096)
 	} else if h.setting.latency > 0 {
 		h.setting.buffer = max(h.setting.buffer, 64)
 	}
 	for i := range simSteps {
-		step := r.step(h.lookupds)
+		step := r.step()
 		step.number = i
 		h.steps = append(h.steps, step)
 	}
@@ -127,19 +134,29 @@ func (h *simHistory) String() string {
 // simRandom draws parts of a history.
 type simRandom struct {
 	*rand.Rand
-	preload int // topics of the history's setting
+	preload  int // topics of the history's setting
+	lookupds int // that there are
+	faulty   int // of them: the first
 }
 
 func pick[T any](r simRandom, from ...T) T { return from[r.IntN(len(from))] }
 
-// step draws what happens next, in a history with so many lookupds.
-func (r simRandom) step(lookupds int) simStep {
-	i := r.IntN(lookupds)
+// step draws what happens next.
+func (r simRandom) step() simStep {
+	i := r.IntN(r.faulty)
 	var name string
 	var do func(*simWorld)
 	switch n := r.IntN(100); {
-	case n < 38:
+	case n < 33:
 		name, do = r.notify()
+	case n < 35:
+		n := 1 + r.IntN(r.lookupds)
+		name, do = fmt.Sprintf("Registered(%d)", n), func(w *simWorld) { w.registered(n) }
+	case n < 37:
+		name, do = "Verify", func(w *simWorld) { w.background(w.verify) }
+	case n < 38:
+		batches := [][]Event{r.events(), r.events(), r.events()}
+		name, do = fmt.Sprintf("Drain, and then every 200 ms one of %v", batches), func(w *simWorld) { w.drain(batches) }
 	case n < 43:
 		name, do = r.many()
 	case n < 46:
@@ -152,7 +169,7 @@ func (r simRandom) step(lookupds int) simStep {
 	case n < 82:
 		name, do = r.lose(i)
 	case n < 86:
-		name, do = r.addresses(lookupds)
+		name, do = r.addresses()
 	case n < 89:
 		name, do = r.diskFault()
 	case n < 91:
@@ -160,7 +177,8 @@ func (r simRandom) step(lookupds int) simStep {
 	case n < 94:
 		name, do = "PersistMetadata", func(w *simWorld) { w.background(w.persist) }
 	case n < 96:
-		name, do = "WaitRegistered", func(w *simWorld) { w.background(w.waitRegistered) }
+		n := r.IntN(r.lookupds + 1)
+		name, do = fmt.Sprintf("WaitRegistered(%d)", n), func(w *simWorld) { w.background(w.waitRegistered(n)) }
 	case n < 97:
 		name, do = "ask for channels", func(w *simWorld) { w.background(w.askChannels) }
 	case n < 99:
@@ -189,26 +207,6 @@ func (r simRandom) topic() string {
 	return pick(r, "a", "a", "b", "b", "c", "d#ephemeral")
 }
 
-// simPreload is the name of the topic that is there from the beginning.
-func simPreload(i int) string {
-	if i%7 == 6 {
-		return fmt.Sprintf("preload%d#ephemeral", i)
-	}
-	return fmt.Sprintf("preload%d", i)
-}
-
-// preloadEvents make the topics from first on, or delete them.
-func preloadEvents(first, end int, deleted bool) (events []Event) {
-	for i := first; i < end; i++ {
-		if topic := simPreload(i); deleted {
-			events = append(events, TopicDeleted(topic))
-		} else {
-			events = append(events, TopicCreated(topic), ChannelCreated(topic, "x"))
-		}
-	}
-	return events
-}
-
 // many draws a lot that happens at once, or one after the other amid a full sync.
 func (r simRandom) many() (string, func(*simWorld)) {
 	i, j := r.IntN(r.preload+1), r.IntN(r.preload+1)
@@ -222,7 +220,7 @@ func (r simRandom) many() (string, func(*simWorld)) {
 	for range 20 {
 		batches = append(batches, r.events())
 	}
-	lookupd := r.IntN(2)
+	lookupd := r.IntN(r.faulty)
 	return fmt.Sprintf("lookupd %d closes connections, and then every 10 ms one of %v", lookupd, batches), func(w *simWorld) {
 		w.servers[lookupd].CloseConnections()
 		for _, batch := range batches {
@@ -415,8 +413,11 @@ func (r simRandom) lose(i int) (string, func(*simWorld)) {
 	}
 }
 
-func (r simRandom) addresses(lookupds int) (string, func(*simWorld)) {
-	chosen := r.Perm(lookupds)[:r.IntN(lookupds+1)]
+func (r simRandom) addresses() (string, func(*simWorld)) {
+	chosen := r.Perm(r.faulty)[:r.IntN(r.faulty+1)]
+	if r.faulty < r.lookupds {
+		chosen = append(chosen, r.faulty)
+	}
 	return fmt.Sprintf("addresses of %v", chosen), func(w *simWorld) { w.setAddresses(chosen) }
 }
 

@@ -1,18 +1,21 @@
 package lookuploop
 
 import (
-	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lookuploop/lookuploop/internal/nsqdat"
+	"github.com/lookuploop/lookuploop/internal/nsqdat/nsqdattest"
 )
 
 // simModel is what the broker of a simulation has, and when it had what. mu is
@@ -22,6 +25,7 @@ type simModel struct {
 	mu        sync.Mutex
 	broker    broker
 	lives     map[string][]simLife // by "topic" and "topic channel", oldest first
+	deleted   map[string]time.Time // names: the last event that said so, perhaps amid a Notify
 	persisted []string             // what may be on disk: what was confirmed last, then each state that followed
 	confirmed int                  // the number of the first of these, counted from the beginning
 }
@@ -32,7 +36,7 @@ type simLife struct {
 }
 
 func newSimModel() *simModel {
-	return &simModel{broker: newBroker(), lives: make(map[string][]simLife), persisted: []string{persistentText(Metadata{})}}
+	return &simModel{broker: newBroker(), lives: make(map[string][]simLife), deleted: make(map[string]time.Time), persisted: []string{persistentText(Metadata{})}}
 }
 
 // The following are called with mu held.
@@ -90,6 +94,33 @@ func (m *simModel) wasMissing(name string, at time.Time) bool {
 	return true
 }
 
+// births are the names that the broker has, and since when. One Notify may have deleted
+// and created a name, which is no end of its life to who looks from outside.
+func (m *simModel) births() map[string]time.Time {
+	births := make(map[string]time.Time)
+	for name := range m.broker.names() {
+		lives := m.lives[name]
+		topic, _, _ := strings.Cut(name, " ")
+		births[name] = slices.MaxFunc([]time.Time{lives[len(lives)-1].from, m.deleted[name], m.deleted[topic]}, time.Time.Compare)
+	}
+	return births
+}
+
+// lasting are those of births that lived on.
+func (m *simModel) lasting(births map[string]time.Time) map[string]time.Time {
+	now := m.births()
+	maps.DeleteFunc(now, func(name string, birth time.Time) bool {
+		before, wasThere := births[name]
+		return !wasThere || !birth.Equal(before)
+	})
+	return now
+}
+
+// existedSince tells whether the name existed at a moment or later.
+func (m *simModel) existedSince(name string, at time.Time) bool {
+	return slices.ContainsFunc(m.lives[name], func(life simLife) bool { return life.to.IsZero() || !life.to.Before(at) })
+}
+
 // wasDeleted tells whether the name was deleted in a span of time, its ends included.
 func (m *simModel) wasDeleted(name string, from, to time.Time) bool {
 	for _, life := range m.lives[name] {
@@ -98,6 +129,26 @@ func (m *simModel) wasDeleted(name string, from, to time.Time) bool {
 		}
 	}
 	return false
+}
+
+// simPreload is the name of the topic that is there from the beginning.
+func simPreload(i int) string {
+	if i%7 == 6 {
+		return fmt.Sprintf("preload%d#ephemeral", i)
+	}
+	return fmt.Sprintf("preload%d", i)
+}
+
+// preloadEvents make the topics from first on, or delete them.
+func preloadEvents(first, end int, deleted bool) (events []Event) {
+	for i := first; i < end; i++ {
+		if topic := simPreload(i); deleted {
+			events = append(events, TopicDeleted(topic))
+		} else {
+			events = append(events, TopicCreated(topic), ChannelCreated(topic, "x"))
+		}
+	}
+	return events
 }
 
 // names are "topic" and "topic channel" of all that the broker has.
@@ -245,114 +296,118 @@ func (b broker) requireEqual(t require.TestingT, loop *Loop) {
 	require.Equal(t, []int{len(m.Topics), channels}, []int{status.Topics, status.Channels}, "what Status counts")
 }
 
-// simWire watches what a Loop writes to its lookupds, and that it closes what it opens.
-type simWire struct {
-	mu     sync.Mutex
-	open   map[*simConn]bool
-	dials  map[string]int // by address, those that failed among them
-	conns  []*simConn     // all there ever were
-	writes []simWrite
-}
+// What follows is asked while everything else goes on, and must be true.
 
-// simWrite is what was written at once.
-type simWrite struct {
-	conn  *simConn
-	at    time.Time
-	lines []string
-}
-
-// simConn is a connection of the Loop.
-type simConn struct {
-	net.Conn
-	wire    *simWire
-	address string
-	dialed  time.Time
-	isProbe bool        // it was dialed while there was another one
-	closed  time.Time   // guarded by the wire's mu, as said is
-	said    []time.Time // when IDENTIFY and PING were written
-}
-
-func newSimWire() *simWire {
-	return &simWire{open: make(map[*simConn]bool), dials: make(map[string]int)}
-}
-
-type simDial func(ctx context.Context, network, address string) (net.Conn, error)
-
-func (w *simWire) watch(dial simDial) simDial {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		dialed := time.Now()
-		w.mu.Lock()
-		w.dials[address]++
-		w.mu.Unlock()
-		raw, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
+// persist notes what a confirmation says about the disk.
+func (w *simWorld) persist(loop *Loop) {
+	w.model.mu.Lock()
+	called := w.model.current()
+	w.model.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	err := loop.PersistMetadata(ctx)
+	w.model.mu.Lock()
+	defer w.model.mu.Unlock()
+	switch {
+	case err == nil:
+		w.model.confirm(called)
+		var m Metadata
+		err := json.Unmarshal([]byte(w.disk.Files()[nsqdat.Name]), &m)
+		if text := persistentText(m); err != nil || !slices.Contains(w.model.persisted, text) {
+			w.failf("PersistMetadata returned, and on disk is %q (%v), not one of %q", text, err, w.model.persisted)
 		}
-		c := &simConn{Conn: raw, wire: w, address: address, dialed: dialed}
-		w.mu.Lock()
-		for other := range w.open {
-			c.isProbe = c.isProbe || other.address == address
-		}
-		w.open[c] = true
-		w.conns = append(w.conns, c)
-		w.mu.Unlock()
-		return c, nil
+	case errors.Is(err, ErrClosed), errors.Is(err, errDiskFull), errors.Is(err, context.DeadlineExceeded), errors.Is(err, nsqdattest.ErrMachineStopped):
+	default:
+		w.failf("PersistMetadata: %v", err)
 	}
 }
 
-func (c *simConn) Write(p []byte) (int, error) {
-	w := simWrite{conn: c, at: time.Now()}
-	c.wire.mu.Lock()
-	if bytes.HasPrefix(p, []byte("  V1IDENTIFY\n")) {
-		c.said = append(c.said, w.at)
-	} else {
-		w.lines = strings.Split(strings.TrimSuffix(string(p), "\n"), "\n")
-		if w.lines[0] == "PING" {
-			c.said = append(c.said, w.at)
-		}
-		c.wire.writes = append(c.wire.writes, w)
-	}
-	c.wire.mu.Unlock()
-	return c.Conn.Write(p)
-}
-
-func (c *simConn) Close() error {
-	c.wire.mu.Lock()
-	if c.wire.open[c] {
-		delete(c.wire.open, c)
-		c.closed = time.Now()
-	}
-	c.wire.mu.Unlock()
-	return c.Conn.Close()
-}
-
-func (w *simWire) numOpen() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.open)
-}
-
-func (w *simWire) numDials(address string) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.dials[address]
-}
-
-// longestSilence is the longest time between two heartbeats on a connection,
-// until it ended or, as there is none in a farewell, until the Loop was told to
-// leave.
-func (c *simConn) longestSilence(left []time.Time) (silence time.Duration) {
-	for i := 1; i < len(c.said); i++ {
-		silence = max(silence, c.said[i].Sub(c.said[i-1]))
-	}
-	if len(c.said) == 0 {
-		return silence
-	}
-	last, end := c.said[len(c.said)-1], c.closed
-	for _, at := range left {
-		if at.After(last) && at.Before(end) {
-			end = at
+// waitRegistered returns a call of WaitRegistered for n lookupds, or for all.
+func (w *simWorld) waitRegistered(n int) func(*Loop) {
+	return func(loop *Loop) {
+		w.model.mu.Lock()
+		births, called := w.model.births(), time.Now()
+		w.model.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		err := loop.WaitRegistered(ctx, n)
+		w.model.mu.Lock()
+		defer w.model.mu.Unlock()
+		switch knowing := w.wire.numKnowing(w.model.lasting(births), called); {
+		case err == nil && knowing < n:
+			w.failf("WaitRegistered(%d) returned after %v, and %d know everything", n, time.Since(called), knowing)
+		case err == nil, errors.As(err, new(*ResponseError)), errors.Is(err, ErrClosed), errors.Is(err, context.DeadlineExceeded):
+		default:
+			w.failf("WaitRegistered(%d): %v", n, err)
 		}
 	}
-	return max(silence, end.Sub(last))
+}
+
+func (w *simWorld) registered(n int) {
+	w.model.mu.Lock()
+	defer w.model.mu.Unlock()
+	err := w.loop.Registered(n)
+	switch knowing := w.wire.numKnowing(w.model.births(), time.Now()); {
+	case err == nil && knowing < n:
+		w.failf("Registered(%d) is nil, and %d know everything", n, knowing)
+	case err == nil, errors.Is(err, ErrNotRegistered), errors.As(err, new(*ResponseError)):
+	default:
+		w.failf("Registered(%d): %v", n, err)
+	}
+}
+
+// verify looks for findings about names that were made or deleted meanwhile.
+func (w *simWorld) verify(loop *Loop) {
+	w.model.mu.Lock()
+	births, called := w.model.births(), time.Now()
+	w.model.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	v, err := loop.Verify(ctx)
+	if err != nil && !errors.Is(err, ErrNotConnected) && !errors.Is(err, context.DeadlineExceeded) {
+		w.failf("Verify: %v", err)
+	}
+	w.model.mu.Lock()
+	defer w.model.mu.Unlock()
+	lasting := w.model.lasting(births)
+	for _, f := range v.Findings {
+		name := strings.TrimSpace(f.Topic + " " + f.Channel)
+		switch _, isLasting := lasting[name]; {
+		case name == "": // it is about the connection
+		case f.Kind == Stale && w.model.existedSince(name, called.Add(1)): // all in this instant may have been before it
+			w.failf("Verify found %v, which the broker had meanwhile", f)
+		case (f.Kind == NotListed || f.Kind == ChannelMissing) && !isLasting:
+			w.failf("Verify found %v, which the broker hadn't all the time", f)
+		}
+	}
+}
+
+func (w *simWorld) askChannels(loop *Loop) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	loop.TopicChannels(ctx, "a") // an error is to be expected, lookupds being what they are
+}
+
+// drain lets the Loop leave discovery, the broker go on, and comes back.
+func (w *simWorld) drain(batches [][]Event) {
+	again := w.configured
+	for _, i := range again {
+		w.leave(i)
+	}
+	w.configured, w.steadySince = nil, time.Time{}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if err := w.loop.Drain(ctx); err != nil || time.Since(began) > leaveTimeout {
+		w.failf("Drain after %v: %v", time.Since(began), err)
+	}
+	for _, batch := range batches {
+		w.notifyOnce(batch)
+		w.pause(200 * time.Millisecond)
+		if n := w.wire.numOpen(); n > 0 {
+			w.failf("%d connections are open after Drain", n)
+		}
+	}
+	w.setAddresses(again)
+	w.beginSteady()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -42,6 +43,9 @@ type simWorld struct {
 	slow       map[string]bool        // addresses where answers came late at some time
 	left       map[string][]time.Time // when the Loop was told to leave an address
 	progress   map[string]simProgress // by address
+
+	steadySince time.Time // when the Loop was told of the lookupd without faults; zero: it isn't, or there is none
+	steadyDials int       // of it before
 
 	disk  *nsqdattest.Disk
 	loop  *Loop
@@ -98,6 +102,7 @@ func (w *simWorld) pause(d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		time.Sleep(min(time.Until(end), 500*time.Millisecond))
 		w.checkProgress()
+		w.checkSteady()
 	}
 }
 
@@ -123,6 +128,7 @@ func (w *simWorld) start() {
 	opts.MaxBackoff = w.history.setting.maxBackoff
 	opts.ResyncInterval = w.history.setting.resync
 	opts.ResolveInterval, opts.Resolver = w.history.setting.resolve, w.dns
+	opts.VerifyInterval = w.history.setting.verify
 	opts.MaxResponseSize = simMaxResponse
 	opts.Dial = w.wire.watch(w.network.Dial)
 	opts.HTTPClient = w.network.Client()
@@ -133,6 +139,10 @@ func (w *simWorld) start() {
 		panic(err)
 	}
 	loop.disk = w.disk
+	loop.dialBroker = func(context.Context, string, string) (net.Conn, error) { // it can be reached
+		conn, _ := net.Pipe()
+		return conn, nil
+	}
 	m, err := loop.LoadMetadata()
 	if errors.Is(err, errDiskFull) { // removing what the disk kept from being removed
 		w.disk.Order(nil)
@@ -164,7 +174,17 @@ func (w *simWorld) start() {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	w.stop, w.ended = cancel, make(chan error, 1)
+	w.beginSteady()
 	go func() { w.ended <- loop.Run(ctx) }()
+}
+
+// steady is the lookupd that has no faults, if the setting says that there is one.
+func (w *simWorld) steady() int { return len(w.servers) - 1 }
+
+func (w *simWorld) beginSteady() {
+	if w.history.setting.steady {
+		w.steadySince, w.steadyDials = time.Now(), w.wire.numDials(w.servers[w.steady()].TCPAddress)
+	}
 }
 
 // simIP and simName are where lookupd i is, and what it is called.
@@ -200,14 +220,22 @@ func (w *simWorld) notifyOnce(batch []Event) {
 	defer w.model.mu.Unlock()
 	after := w.model.broker.clone()
 	var want error
+	var deleted []string
 	for _, e := range batch {
 		if want = after.apply(e); want != nil {
 			break
+		}
+		switch e.change.Kind {
+		case registry.TopicDeleted, registry.ChannelDeleted:
+			deleted = append(deleted, strings.TrimSpace(e.change.Topic+" "+e.change.Channel))
 		}
 	}
 	switch err := w.loop.Notify(batch...); {
 	case err == nil && want == nil:
 		w.model.become(after)
+		for _, name := range deleted {
+			w.model.deleted[name] = time.Now()
+		}
 	case errors.Is(err, ErrClosed) && w.loop.hasEnded():
 	case !errors.Is(err, want):
 		w.failf("Notify(%v): %v instead of %v", batch, err, want)
@@ -265,46 +293,12 @@ func (w *simWorld) breakDisk(step string, f nsqdattest.Fault) {
 	})
 }
 
-// persist notes what a confirmation says about the disk.
-func (w *simWorld) persist(loop *Loop) {
-	w.model.mu.Lock()
-	called := w.model.current()
-	w.model.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	err := loop.PersistMetadata(ctx)
-	w.model.mu.Lock()
-	defer w.model.mu.Unlock()
-	switch {
-	case err == nil:
-		w.model.confirm(called)
-	case errors.Is(err, ErrClosed), errors.Is(err, errDiskFull), errors.Is(err, context.DeadlineExceeded), errors.Is(err, nsqdattest.ErrMachineStopped):
-	default:
-		w.failf("PersistMetadata: %v", err)
-	}
-}
-
-func (w *simWorld) waitRegistered(loop *Loop) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	err := loop.WaitRegistered(ctx, 1)
-	var refused *ResponseError
-	if err != nil && !errors.As(err, &refused) && !errors.Is(err, ErrClosed) && !errors.Is(err, context.DeadlineExceeded) {
-		w.failf("WaitRegistered: %v", err)
-	}
-}
-
-func (w *simWorld) askChannels(loop *Loop) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	loop.TopicChannels(ctx, "a") // an error is to be expected, lookupds being what they are
-}
-
 // end ends the Loop, and holds what Run promises of its end against what is.
 func (w *simWorld) end() error {
 	for _, i := range w.configured {
 		w.leave(i)
 	}
+	w.steadySince = time.Time{}
 	began := time.Now()
 	w.stop()
 	err := <-w.ended
