@@ -8,30 +8,37 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 )
 
 // hashOf is the same for worlds that behave the same from here on: it covers all
 // fields that are reached, whatever their names are. Places in the log and times
 // count by their order only.
 func hashOf(w *registryWorld) uint64 {
-	e := encoder{seen: make(map[uintptr]uint64, 64), out: make([]uint64, 0, 1024)}
+	e := encoders.Get().(*encoder)
+	defer encoders.Put(e)
+	e.out, e.seen, e.places, e.times = e.out[:0], e.seen[:0], e.places[:0], e.times[:0]
 	e.encode(reflect.ValueOf(w), "")
-	for _, ranked := range [][]int{e.places, e.times} {
-		e.rank(ranked)
-	}
-	bytes := make([]byte, 0, 8*len(e.out))
+	e.rank(e.places)
+	e.rank(e.times)
+	e.bytes = e.bytes[:0]
 	for _, n := range e.out {
-		bytes = binary.NativeEndian.AppendUint64(bytes, n)
+		e.bytes = binary.NativeEndian.AppendUint64(e.bytes, n)
 	}
-	return maphash.Bytes(hashSeed, bytes)
+	return maphash.Bytes(hashSeed, e.bytes)
 }
+
+var encoders = sync.Pool{New: func() any { return new(encoder) }}
 
 var hashSeed = maphash.MakeSeed()
 
 type encoder struct {
 	out           []uint64
-	seen          map[uintptr]uint64 // pointers get the numbers in which they are met
-	places, times []int              // of these in out
+	seen          []unsafe.Pointer // a pointer counts as its index
+	places, times []int            // of these in out
+
+	bytes  []byte
+	values []uint64
 }
 
 // Fields that decide nothing: what is counted, drawn up anew or only remembered by the model.
@@ -60,11 +67,12 @@ func (e *encoder) encode(v reflect.Value, field string) {
 			e.put(0)
 			return
 		}
-		if n, ok := e.seen[v.Pointer()]; ok {
-			e.put(n)
+		i := slices.Index(e.seen, v.UnsafePointer())
+		e.put(uint64(i + 2))
+		if i >= 0 {
 			return
 		}
-		e.seen[v.Pointer()] = uint64(len(e.seen) + 1)
+		e.seen = append(e.seen, v.UnsafePointer())
 		e.encode(v.Elem(), field)
 	case reflect.Struct:
 		switch v.Type() {
@@ -84,13 +92,22 @@ func (e *encoder) encode(v reflect.Value, field string) {
 			e.encode(v.Index(i), field)
 		}
 	case reflect.Map:
+		if names, ok := namesOf(v); ok {
+			e.put(uint64(len(names)))
+			sum := uint64(0) // whatever their order
+			for name, is := range names {
+				sum += maphash.String(hashSeed, name) * (1 + 2*boolean(is))
+			}
+			e.put(sum)
+			return
+		}
 		e.encodeMap(v)
 	case reflect.Interface:
 		e.encode(v.Elem(), field)
 	case reflect.String:
 		e.put(maphash.String(hashSeed, v.String()))
 	case reflect.Bool:
-		e.put(map[bool]uint64{false: 0, true: 1}[v.Bool()])
+		e.put(boolean(v.Bool()))
 	case reflect.Uint64:
 		if !slices.Contains([]string{"sent", "answered", "number", "reads", "settled"}, field) {
 			e.places = append(e.places, len(e.out))
@@ -101,6 +118,21 @@ func (e *encoder) encode(v reflect.Value, field string) {
 	case reflect.Int, reflect.Int64:
 		e.put(uint64(v.Int()))
 	}
+}
+
+// namesOf returns the map that v is, if it is one of names.
+func namesOf(v reflect.Value) (map[string]bool, bool) {
+	if v.Type() != reflect.TypeFor[map[string]bool]() {
+		return nil, false
+	}
+	return *(*map[string]bool)(v.Addr().UnsafePointer()), true
+}
+
+func boolean(is bool) uint64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 func (e *encoder) encodeMap(v reflect.Value) {
@@ -129,10 +161,11 @@ func nameOf(k reflect.Value) string {
 
 // rank puts the order of numbers in their place.
 func (e *encoder) rank(at []int) {
-	values := make([]uint64, len(at))
-	for i, j := range at {
-		values[i] = e.out[j]
+	values := e.values[:0]
+	for _, j := range at {
+		values = append(values, e.out[j])
 	}
+	e.values = values
 	slices.Sort(values)
 	values = slices.Compact(values)
 	for _, j := range at {

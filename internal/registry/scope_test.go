@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +17,7 @@ import (
 
 var (
 	long   = flag.Bool("long", false, "play in full what tests otherwise do a part of")
-	states = flag.Int("states", 0, "how many states TestEveryShortHistory looks at; 0: 5,000, or 200,000 with -long")
+	states = flag.Int("states", 0, "how many states TestEveryShortHistory looks at; 0: 5,000, or 1,000,000 with -long")
 )
 
 // scopeMove is one step of a history. It tells whether there was anything to do.
@@ -157,7 +158,7 @@ func (w *registryWorld) flipAll() {
 
 // talk lets everybody learn most of what there is.
 func (w *registryWorld) talk(t require.TestingT) {
-	for range 8 {
+	for round := 0; round < 8 && (round == 0 || slices.ContainsFunc(w.peers, (*modelPeer).isBusy)); round++ {
 		for _, p := range w.peers {
 			p.connect()
 			p.read(t, 4)
@@ -168,6 +169,12 @@ func (w *registryWorld) talk(t require.TestingT) {
 			p.answerProbe(4)
 		}
 	}
+}
+
+// isBusy tells whether something is on its way, or due.
+func (p *modelPeer) isBusy() bool {
+	isProbeDue, _ := p.reg.NeedsProbe(p.cursor, p.now)
+	return len(p.main.inFlight()) > 0 || p.probe.isUp || isProbeDue || p.reg.pending(p.cursor) > 0
 }
 
 // history is a root, and moves.
@@ -240,9 +247,10 @@ func TestEveryShortHistory(t *testing.T) {
 	if *states == 0 {
 		*states = 5000
 		if *long {
-			*states = 200_000
+			*states = 1_000_000
 		}
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are made and thrown away
 	s := &scope{seen: make(map[uint64]bool)}
 	for root := range scopeRoots {
 		h := history{root: byte(root)}
