@@ -4,7 +4,7 @@ import "slices"
 
 // idleCommands is for how many commands a batch and a queue keep memory while
 // they are empty.
-const idleCommands = 64
+const idleCommands = 32
 
 // queue holds the commands in flight, oldest first.
 type queue[T any] struct {
