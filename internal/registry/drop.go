@@ -70,6 +70,7 @@ func (r *Registry) erase(e *entry) {
 		}
 	}
 	delete(r.entries, e.key)
+	r.last = lookup{}
 	if topic := e.parent; topic != nil {
 		topic.removeChannel(e)
 		if isOut := topic.prev == nil && topic.prevInRing != nil; isOut && topic.nextChannel == nil && !r.isRefusedSomewhere(topic) {

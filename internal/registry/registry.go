@@ -14,6 +14,7 @@ type Registry struct {
 	mu      sync.Mutex
 	waiting atomic.Int32 // how many wait in lock
 	entries map[key]*entry
+	last    lookup // in entries: a change is checked, and then applied
 	log     entry  // the log is a ring of entries and cursors' markers; log is where it begins and ends
 	size    int    // entries in the log
 	seq     uint64 // of the last change that moved an entry
@@ -104,8 +105,22 @@ func (r *Registry) channel(topic, name string) *entry {
 	return r.live(key{parent, name})
 }
 
+// lookup is what was found for a key: an entry, or nil.
+type lookup struct {
+	key
+	found *entry
+}
+
+// find returns the entry of k, or nil.
+func (r *Registry) find(k key) *entry {
+	if k != r.last.key {
+		r.last = lookup{k, r.entries[k]}
+	}
+	return r.last.found
+}
+
 func (r *Registry) live(k key) *entry {
-	if e := r.entries[k]; e != nil && !r.settled(e).deleted {
+	if e := r.find(k); e != nil && !r.settled(e).deleted {
 		return e
 	}
 	return nil
@@ -122,7 +137,7 @@ func (r *Registry) liveOf(e *entry) *entry {
 
 // create makes the topic or channel exist. A channel's topic must.
 func (r *Registry) create(k key) {
-	e := r.entries[k]
+	e := r.find(k)
 	if e == nil {
 		e = r.newEntry(k)
 		e.deleted = true
@@ -142,6 +157,7 @@ func (r *Registry) newEntry(k key) *entry {
 		k.parent.addChannel(e)
 	}
 	r.entries[k] = e
+	r.last = lookup{k, e}
 	return e
 }
 

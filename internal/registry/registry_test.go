@@ -426,3 +426,11 @@ func TestFarewellBeforeAnythingWasSent(t *testing.T) {
 	r.Release(c, nil, false)
 	require.Same(t, r.log.next, r.log.prev, "the one entry is alone in the log")
 }
+
+func TestNoNameOfACallerIsKept(t *testing.T) {
+	r := New()
+	r.Apply([]Change{{TopicCreated, "a", ""}})
+	require.Zero(t, r.last)
+	r.Topic("b")
+	require.Zero(t, r.last)
+}

@@ -42,7 +42,7 @@ type encoder struct {
 }
 
 // Fields that decide nothing: what is counted, drawn up anew or only remembered by the model.
-var undecisive = []string{"version", "scratch", "pairs", "disliked", "truth", "missing", "retryDelay", "changed", "losesRefusals", "counts"}
+var undecisive = []string{"version", "last", "scratch", "pairs", "disliked", "truth", "missing", "retryDelay", "changed", "losesRefusals", "counts"}
 
 // decisive are the other fields of a struct.
 func decisive(t reflect.Type) []reflect.StructField {

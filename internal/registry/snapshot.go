@@ -39,6 +39,7 @@ func (r *Registry) lock() {
 // unlock unlocks mu. Whoever waited for it was made ready by that, and would get
 // to run only when this goroutine is done with its work.
 func (r *Registry) unlock() {
+	r.last = lookup{} // whose name may be part of something large
 	r.mu.Unlock()
 	if r.waiting.Load() > 0 {
 		runtime.Gosched()
