@@ -32,11 +32,9 @@ func BenchmarkLongestHold(b *testing.B) {
 			b.Run(fmt.Sprintf("names=%d/%s", n, name), func(b *testing.B) {
 				var holds []time.Duration
 				last := time.Now()
-				r.others = func() {
-					holds = append(holds, time.Since(last))
-					last = time.Now()
-				}
-				defer func() { r.others = nil }()
+				r.others = func() { holds = append(holds, time.Since(last)) }
+				r.back = func() { last = time.Now() }
+				defer func() { r.others, r.back = nil, nil }()
 				for b.Loop() {
 					last = time.Now()
 					work()

@@ -38,7 +38,8 @@ type Registry struct {
 	flip      sync.Mutex // a snapshot doesn't begin while one is being carried out
 
 	hold   int    // entries that a walk looks at before it lets others have the lock
-	others func() // tests put in what they do then
+	others func() // tests put in what they do then …
+	back   func() // … and when the walk has the lock again
 
 	cursors   []*Cursor // all of them
 	connected []*Cursor

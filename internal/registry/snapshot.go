@@ -71,6 +71,9 @@ func (r *Registry) shut() {
 	for !r.mu.TryLock() { // Lock would make others wait for this goroutine to run, if it waited for 1 ms
 		runtime.Gosched()
 	}
+	if r.back != nil {
+		r.back()
+	}
 }
 
 // snapshot is a walk over the log that collects what there was when it began.
