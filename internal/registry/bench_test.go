@@ -16,17 +16,15 @@ func BenchmarkLongestHold(b *testing.B) {
 		for _, name := range manyNames(n / 2) {
 			items = append(items, Item{Topic: name}, Item{Topic: name, Channel: "mail"})
 		}
+		turns := [][]Item{items, append(items[:n:n], Item{Topic: "new"})}
 		r := New()
 		r.Declare(slices.Values(items))
-		isLonger := false
+		turn := 0
 		for name, work := range map[string]func(){
 			"snapshot": func() { r.Snapshot(true) },
 			"declaration with one new": func() {
-				if isLonger = !isLonger; isLonger {
-					r.Declare(slices.Values(append(items[:n:n], Item{Topic: "new"})))
-				} else {
-					r.Declare(slices.Values(items))
-				}
+				turn = 1 - turn
+				r.Declare(slices.Values(turns[turn]))
 			},
 		} {
 			b.Run(fmt.Sprintf("names=%d/%s", n, name), func(b *testing.B) {
