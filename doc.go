@@ -92,8 +92,9 @@
 //   - What Notify accepted is on disk when Run or PersistMetadata returns nil.
 //     A crash leaves the old nsqd.dat or the new one.
 //   - A name that an nsqlookupd refuses is set aside for that nsqlookupd, shown in
-//     Status, and tried again later. So is a name at which it closes the connection
-//     or doesn't answer within ResponseTimeout. All other names are registered.
+//     Status, and tried again later. So is a name at which it closes the connection,
+//     gives an unexpected answer or doesn't answer within ResponseTimeout. All other
+//     names are registered.
 //
 // nsqlookupd closes the connection when it refuses a name. So names in doubt are
 // sent over a second connection, the probe. A name is in doubt if it was not

@@ -131,6 +131,7 @@ func TestWhateverIsWrongWithOneNameCostsNoOther(t *testing.T) {
 		"a connection lost": {lookupdtest.Drop(), "", "connection closed without an answer, each time"},
 		"a reset":           {lookupdtest.Reset(), "", "connection closed without an answer, each time"},
 		"no answer":         {lookupdtest.Hang(), "", "no answer within 1s, each time"},
+		"another answer":    {lookupdtest.Reply("NO\n"), "", `unexpected answer "NO\n", each time`},
 	} {
 		for where, topics := range map[string]int{"amid": 500, "last, so that its answer arrives": 78} {
 			t.Run(name+" "+where, func(t *testing.T) {

@@ -105,16 +105,18 @@ func (pr *probe) once() (gotOn bool, err error) {
 	isSevered := !isDone && pr.ctx.Err() == nil && errors.Is(err, c.Err()) && c.Severed()
 	culprit, gotOn := p.reg.ProbeLost(p.cursor, isSevered, pr.ctx.Err() != nil)
 	if culprit != nil {
-		message := "connection closed without an answer, each time"
+		message := "connection closed without an answer"
 		if errors.Is(c.Err(), os.ErrDeadlineExceeded) {
-			message = fmt.Sprintf("no answer within %v, each time", p.opts.ResponseTimeout)
+			message = fmt.Sprintf("no answer within %v", p.opts.ResponseTimeout)
+		} else if answer, ok := errors.AsType[wire.UnexpectedAnswer](c.Err()); ok {
+			message = answer.Error()
 		}
 		p.reg.ProbeRefused(p.cursor, *culprit, false, &ResponseError{
 			Address: p.address,
 			Command: culprit.Verb(),
 			Topic:   culprit.Topic(),
 			Channel: culprit.Channel(),
-			Message: message,
+			Message: message + ", each time",
 		}, time.Now())
 	}
 	if isDone {

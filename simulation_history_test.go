@@ -49,6 +49,7 @@ var refusals = map[string]lookupdtest.Order{
 	"BadChannel":   lookupdtest.BadChannel(),
 	"Reset":        lookupdtest.Reset(), // the answer is lost
 	"Drop":         lookupdtest.Drop(),  // there is none
+	"Reply":        lookupdtest.Reply("NO"),
 	"never answer": lookupdtest.Raw(nil),
 	"Hang":         lookupdtest.Hang(), // and nothing else is answered either
 }
@@ -97,8 +98,8 @@ func drawHistory(seed uint64) *simHistory {
 			steady:     r.IntN(2) == 0,
 			preload:    pick(r, 0, 3, 3, 30, 30, registry.ChunkSize+50),
 			refusal: pick(r, simRefusal{}, simRefusal{"a", "BadTopic"}, simRefusal{"b x", "BadChannel"},
-				simRefusal{"* x", pick(r, "BadChannel", "Reset", "Drop", "Hang")},
-				simRefusal{"preload*[02468]", pick(r, "BadTopic", "Reset", "Drop")}),
+				simRefusal{"* x", pick(r, "BadChannel", "Reset", "Drop", "Reply", "Hang")},
+				simRefusal{"preload*[02468]", pick(r, "BadTopic", "Reset", "Drop", "Reply")}),
 		},
 		lookupds: 2 + r.IntN(simMaxLookupds-1),
 	}
@@ -364,7 +365,7 @@ func (r simRandom) order() (name string, order lookupdtest.Order, isSlow bool) {
 	case 12, 13, 14:
 		pattern := pick(r, "REGISTER "+r.topic(), "REGISTER "+r.topic()+" "+r.channel(), "* "+r.topic(),
 			"REGISTER preload*[02468]", "REGISTER * x", "REGISTER *")
-		how := pick(r, "BadTopic", "BadTopic", "BadChannel", "BadChannel", "Reset", "Drop", "Hang", "never answer")
+		how := pick(r, "BadTopic", "BadTopic", "BadChannel", "BadChannel", "Reset", "Drop", "Reply", "Hang", "never answer")
 		return fmt.Sprintf("On(%q, %s)", pattern, how), lookupdtest.On(pattern, refusals[how]), false
 	case 15:
 		message := pick(r, "E_INVALID", "E_BAD_TOPIC", "E_BAD_BODY no", "E_")

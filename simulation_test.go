@@ -277,7 +277,7 @@ func (w *simWorld) checkRefusal() {
 	// Pauses that end with the first answer, and for each refused name some connections.
 	each := 5 * 2 * w.roundTrip()
 	switch refusal.how { // to find it among the others
-	case "Reset", "Drop":
+	case "Reset", "Drop", "Reply":
 		each = 10 * 2 * w.roundTrip()
 	case "Hang":
 		each = 10 * (2*w.roundTrip() + simTimeout)

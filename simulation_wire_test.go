@@ -87,6 +87,7 @@ func (c *simConn) Write(p []byte) (int, error) {
 		c.wire.writes = append(c.wire.writes, w)
 		c.unanswered = append(c.unanswered, w.lines...)
 	}
+	c.match()
 	c.wire.mu.Unlock()
 	return c.Conn.Write(p)
 }
@@ -96,6 +97,13 @@ func (c *simConn) Read(p []byte) (int, error) {
 	c.wire.mu.Lock()
 	defer c.wire.mu.Unlock()
 	c.answer = append(c.answer, p[:n]...)
+	c.match()
+	return n, err
+}
+
+// match finds the commands to answers that were read. An answer may be read before the
+// command is written.
+func (c *simConn) match() {
 	for len(c.answer) >= 4 && len(c.unanswered) > 0 {
 		size := binary.BigEndian.Uint32(c.answer)
 		if size > simMaxResponse || len(c.answer) < 4+int(size) {
@@ -104,7 +112,6 @@ func (c *simConn) Read(p []byte) (int, error) {
 		c.answered(c.unanswered[0], string(c.answer[4:4+size]))
 		c.answer, c.unanswered = c.answer[4+size:], c.unanswered[1:]
 	}
-	return n, err
 }
 
 // answered notes what lookupd has, as it says.

@@ -174,12 +174,12 @@ func (c *Conn[T]) Done() <-chan struct{} { return c.done }
 func (c *Conn[T]) Err() error { return c.err }
 
 // Severed tells whether the connection ended without an answer that says why: it
-// broke, or none came in time to what was in flight. It is valid once Done is
-// closed.
+// broke, none came in time to what was in flight, or one that is neither OK nor an
+// error. It is valid once Done is closed.
 func (c *Conn[T]) Severed() bool { return c.severed }
 
-// Unanswered are the tags of the commands that lookupd didn't answer, the oldest
-// first. It is valid once Done is closed.
+// Unanswered are the tags of the commands that lookupd answered with neither OK nor
+// an error, the oldest first. It is valid once Done is closed.
 func (c *Conn[T]) Unanswered() []T {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -235,7 +235,7 @@ func (c *Conn[T]) readAnswer(got *Answers[T]) error {
 	if waiting {
 		cmd = c.inFlight.first()
 		took = c.clock() - cmd.sentAt
-		if err == nil {
+		if err == nil && (isError(answer) || bytes.Equal(answer, answerOK)) {
 			c.inFlight.pop()
 			c.heard++
 			c.adapt(cmd, took)
@@ -257,7 +257,8 @@ func (c *Conn[T]) readAnswer(got *Answers[T]) error {
 	case isError(answer):
 		return c.answerError(cmd, answer)
 	case !bytes.Equal(answer, answerOK):
-		return c.explain(cmd.verb, fmt.Errorf("unexpected answer %s", Quote(answer)))
+		c.severed = true // perhaps it is a refusal, as another server says it
+		return c.explain(cmd.verb, UnexpectedAnswer(Quote(answer)))
 	case cmd.verb == Ping:
 		got.Ping, got.RTT = true, took
 	default:

@@ -24,15 +24,15 @@ func TestConnectionEndsWithAnErrorThatSaysWhatHappened(t *testing.T) {
 	}{
 		"an answer nobody asked for": {lookupdtest.On("REGISTER c", lookupdtest.Unasked("OK")), `"OK": answer without a command`, nil, false, 3, 0},
 		"an answer twice":            {lookupdtest.On("REGISTER c", lookupdtest.Twice()), "answer without a command", nil, false, 3, 0},
-		"an unexpected answer":       {lookupdtest.On("REGISTER b", lookupdtest.Reply("WHAT?")), `REGISTER: unexpected answer "WHAT?"`, nil, false, 1, 0},
-		"an answer that begins well": {lookupdtest.On("REGISTER b", lookupdtest.Reply("OKAY")), `unexpected answer "OKAY"`, nil, false, 1, 0},
-		"an empty answer":            {lookupdtest.On("REGISTER b", lookupdtest.Reply("")), `unexpected answer ""`, nil, false, 1, 0},
-		"a long unexpected answer":   {lookupdtest.On("REGISTER b", lookupdtest.Reply(strings.Repeat("x", 1000))), strings.Repeat("x", 64) + `"`, nil, false, 1, 0},
+		"an unexpected answer":       {lookupdtest.On("REGISTER b", lookupdtest.Reply("WHAT?")), `REGISTER: unexpected answer "WHAT?"`, nil, true, 1, 0},
+		"an answer that begins well": {lookupdtest.On("REGISTER b", lookupdtest.Reply("OKAY")), `unexpected answer "OKAY"`, nil, true, 1, 0},
+		"an empty answer":            {lookupdtest.On("REGISTER b", lookupdtest.Reply("")), `unexpected answer ""`, nil, true, 1, 0},
+		"a long unexpected answer":   {lookupdtest.On("REGISTER b", lookupdtest.Reply(strings.Repeat("x", 1000))), strings.Repeat("x", 64) + `"`, nil, true, 1, 0},
 		"an answer of 1025 bytes":    {lookupdtest.On("REGISTER b", lookupdtest.Reply(strings.Repeat("x", 1025))), "1025 bytes, MaxResponseSize is 1024", ErrTooLarge, false, 1, 0},
 		"a negative length":          {lookupdtest.On("REGISTER b", lookupdtest.Length(-1)), "negative response length: -1", errNegativeLength, false, 1, 0},
 		"a web server":               {lookupdtest.On("REGISTER b", lookupdtest.SpeakHTTP()), "an HTTP server answered", errStranger, false, 1, 0},
 		"no answer":                  {lookupdtest.On("REGISTER b", lookupdtest.Hang()), "REGISTER: no answer within 1s", os.ErrDeadlineExceeded, true, 1, time.Second},
-		"half an answer":             {lookupdtest.On("REGISTER b", lookupdtest.Length(3)), "REGISTER: unexpected answer", nil, false, 1, 0}, // which the next answer completes
+		"half an answer":             {lookupdtest.On("REGISTER b", lookupdtest.Length(3)), "REGISTER: unexpected answer", nil, true, 1, 0}, // which the next answer completes
 		"half the last answer":       {lookupdtest.On("REGISTER c", lookupdtest.Length(3)), "REGISTER: no answer within 1s", os.ErrDeadlineExceeded, true, 2, time.Second},
 		"a dripping answer":          {lookupdtest.On("REGISTER b", lookupdtest.Drip(200*time.Millisecond)), "REGISTER: no answer within 1s", os.ErrDeadlineExceeded, true, 1, time.Second},
 		"an orderly end":             {lookupdtest.On("REGISTER b", lookupdtest.Drop()), "REGISTER: EOF", io.EOF, true, 1, 0},

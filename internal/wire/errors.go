@@ -15,6 +15,12 @@ import (
 // longer than the limit.
 var ErrTooLarge = errors.New("lookuploop: response too large")
 
+// UnexpectedAnswer is found in the error of a connection that ended with an answer
+// that is neither OK nor an error. It is the beginning of that, quoted.
+type UnexpectedAnswer string
+
+func (a UnexpectedAnswer) Error() string { return "unexpected answer " + string(a) }
+
 var (
 	errNegativeLength = errors.New("negative response length")
 	errStranger       = errors.New("this is no nsqlookupd")
