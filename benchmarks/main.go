@@ -8,6 +8,13 @@
 // BENCHMARKS.md; the plots into benchmarks/*.svg; what benchstat makes of it
 // into benchmarks/benchstat.txt. With NSQLOOKUPD naming the
 // binary of a real nsqlookupd, full syncs are measured with that one too.
+//
+//	go run ./benchmarks -soak 60m
+//
+// measures nothing. For an hour two brokers and three lookupds, each a process of
+// its own, live with random changes and faults. Each minute all must agree, and the
+// memory, descriptors and goroutines of a broker must not grow. With NSQLOOKUPD one
+// of the lookupds is a real one.
 package main
 
 import (
@@ -17,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"runtime"
@@ -31,6 +39,9 @@ const (
 	stormPlot   = "benchmarks/storm.svg"
 	statsFile   = "benchmarks/benchstat.txt"
 )
+
+// soakTask names the environment variable that makes this program a process of a soak.
+const soakTask = "LOOKUPLOOP_SOAK"
 
 // jobs are the calls of go test. Those that simulate are run once: their time
 // is virtual. What needs the library's internals is measured beside them.
@@ -64,8 +75,19 @@ func main() {
 	log.SetFlags(0)
 	count := flag.Int("count", 10, "how often each benchmark is run")
 	render := flag.Bool("render", false, "run nothing: show the results that are in "+resultsFile)
+	soak := flag.Duration("soak", 0, "run no benchmark, but brokers and lookupds with random faults, for this `time`")
+	seed := flag.Uint64("seed", rand.Uint64(), "of the random faults of -soak")
 	flag.Parse()
-	if err := run(*count, *render); err != nil {
+	var err error
+	switch task := os.Getenv(soakTask); {
+	case task != "":
+		err = runSoakTask(task)
+	case *soak > 0:
+		err = runSoak(*soak, *seed)
+	default:
+		err = run(*count, *render)
+	}
+	if err != nil {
 		log.Fatal(err)
 	}
 }
