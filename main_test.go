@@ -13,6 +13,7 @@ import (
 	"net"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -293,6 +294,12 @@ func (l *logBuffer) lines(words ...string) (found []string) {
 	return found
 }
 
+// last returns the last line.
+func (l *logBuffer) last() string {
+	lines := l.lines("msg=")
+	return lines[len(lines)-1]
+}
+
 // infoOf makes a log of the levels that operators read.
 func (l *logBuffer) infoOf(o *Options) { o.Logger = slog.New(slog.NewTextHandler(l, nil)) }
 
@@ -381,6 +388,21 @@ func (f handlerFunc) Enabled(context.Context, slog.Level) bool      { return tru
 func (f handlerFunc) Handle(_ context.Context, r slog.Record) error { f(r); return nil }
 func (f handlerFunc) WithAttrs([]slog.Attr) slog.Handler            { return f }
 func (f handlerFunc) WithGroup(string) slog.Handler                 { return f }
+
+// librarysGoroutines counts the goroutines that the library started, or that are in Run.
+func librarysGoroutines() (n int) {
+	var b bytes.Buffer
+	pprof.Lookup("goroutine").WriteTo(&b, 2)
+	for _, goroutine := range strings.Split(b.String(), "\n\n") {
+		for _, method := range []string{"lookuploop.(*Loop).", "lookuploop.(*lookupPeer).", "lookuploop.(*probe).", "nsqdat.(*Writer).", "wire.(*Conn[...])."} {
+			if strings.Contains(goroutine, method) {
+				n++
+				break
+			}
+		}
+	}
+	return n
+}
 
 // noDeadlinesConn is as a channel of an SSH connection.
 type noDeadlinesConn struct{ net.Conn }

@@ -2,7 +2,6 @@ package lookuploop
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"runtime/pprof"
 	"strings"
 	"sync"
 	"testing"
@@ -355,21 +353,6 @@ func memoryInUse() int {
 	return int(stats.HeapAlloc)
 }
 
-// librarysGoroutines counts the goroutines that the library started, or that are in Run.
-func librarysGoroutines() (n int) {
-	var b bytes.Buffer
-	pprof.Lookup("goroutine").WriteTo(&b, 2)
-	for _, goroutine := range strings.Split(b.String(), "\n\n") {
-		for _, method := range []string{"lookuploop.(*Loop).", "lookuploop.(*lookupPeer).", "lookuploop.(*probe).", "nsqdat.(*Writer).", "wire.(*Conn[...])."} {
-			if strings.Contains(goroutine, method) {
-				n++
-				break
-			}
-		}
-	}
-	return n
-}
-
 func TestADayOfTroubleIsAFewHundredLines(t *testing.T) {
 	for name, tt := range map[string]struct {
 		order lookupdtest.Order
@@ -397,12 +380,43 @@ func TestADayOfTroubleIsAFewHundredLines(t *testing.T) {
 					lookupd.Do(tt.order)
 				}
 				s.run()
-				time.Sleep(6 * time.Hour)
-				require.Less(t, len(log.lines("msg=")), tt.most/4)
+				time.Sleep(time.Hour)
+				first := len(log.lines("msg="))
+				time.Sleep(5 * time.Hour)
+				require.Less(t, first+(len(log.lines("msg="))-first)*23/5, tt.most)
 				require.Greater(t, len(log.lines("not connected")), 3*6*5, "it is not forgotten")
 			})
 		})
 	}
+}
+
+// The last line about a lookupd is not that it is back while it is down.
+func TestTheLogSaysThatALookupdFailsAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var log logBuffer
+		s := newScene(t, 1, log.infoOf)
+		s.run()
+		s.registered()
+		s.lookupds[0].Do(lookupdtest.On("REGISTER bad", lookupdtest.BadTopic()))
+		s.notify(TopicCreated("bad"))
+		time.Sleep(10 * time.Second)
+		require.Regexp(t, `msg="lookupd is back" address=lookupd1.test:4160 after=\S+ failures=1 refused=1\n$`, log.last())
+		fail := func(d time.Duration) (lift func()) {
+			defer time.Sleep(d)
+			defer s.lookupds[0].CloseConnections()
+			return s.lookupds[0].Do(lookupdtest.Refuse())
+		}
+		for i := range 20 {
+			lift := fail(20 * time.Second)
+			require.True(t, i >= 2 || strings.Contains(log.last(), "connection refused"), log.last())
+			lift()
+			time.Sleep(10 * time.Second)
+			require.Contains(t, log.last(), "lookupd is back")
+		}
+		require.Less(t, len(log.lines("is back")), 8)
+		fail(remindPause + 10*time.Second)
+		require.Contains(t, log.last(), "connection refused", "the pause is over")
+	})
 }
 
 func TestCommandsAreLoggedForThoseWhoDebug(t *testing.T) {

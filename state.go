@@ -190,25 +190,28 @@ type trouble struct {
 	failures int       // since then
 	reason   string    // of the last failure that was logged, without digits; empty: none was yet
 
-	loggedAt time.Time     // when a failure was last logged
-	pause    time.Duration // until one for another reason, or of another trouble, may be
-	endedAt  time.Time     // the last one
+	lines    int           // that were logged since lookupd was last well for remindPause, without reminders
+	loggedAt time.Time     // the last one
+	pause    time.Duration // until the next, for another reason or of another trouble
+	endedAt  time.Time     // the last trouble
 }
 
 const (
 	remindPause = 10 * time.Minute // between two lines about a trouble that goes on
 	logPause    = time.Minute      // the first pause, which doubles up to remindPause
+	logBurst    = 6                // lines before the first pause: a trouble has two, how the connection ended and why there is no other
 )
 
 // logFailure logs the first failure, those for another reason, and now and then
 // that the trouble goes on. A lookupd that comes and goes, or fails for ever
-// changing reasons, is logged ever more rarely.
+// changing reasons, is logged ever more rarely: what was left out is logged when
+// the pause is over, if it is still so.
 func (p *lookupPeer) logFailure(err error, wait time.Duration) {
 	t, now := &p.trouble, time.Now()
 	if t.since.IsZero() {
 		t.since = now
 		if now.Sub(t.endedAt) > remindPause {
-			t.pause = 0
+			t.lines, t.pause = 0, 0
 		}
 	}
 	t.failures++
@@ -218,22 +221,26 @@ func (p *lookupPeer) logFailure(err error, wait time.Duration) {
 	case reason == t.reason && sinceLogged < remindPause, reason != t.reason && sinceLogged < t.pause:
 		return
 	case reason != t.reason:
-		t.pause = min(max(2*t.pause, logPause), remindPause)
+		if t.lines++; t.lines >= logBurst {
+			t.pause = min(max(2*t.pause, logPause), remindPause)
+		}
 	}
 	t.loggedAt, t.reason = now, reason
 	p.opts.Logger.Warn("lookupd is not connected", "address", p.address, "error", text,
 		"for", now.Sub(t.since).Round(time.Millisecond), "failures", t.failures, "retry_in", wait.Round(time.Millisecond))
 }
 
-// logRecovery logs the end of a trouble that was logged.
+// logRecovery logs the end of a trouble that was logged. After one that wasn't, the
+// last line still says that lookupd is back.
 func (p *lookupPeer) logRecovery() {
 	t := p.trouble
 	if t.since.IsZero() {
 		return
 	}
-	p.trouble = trouble{loggedAt: t.loggedAt, pause: t.pause, endedAt: time.Now()}
+	p.trouble = trouble{lines: t.lines, loggedAt: t.loggedAt, pause: t.pause, endedAt: time.Now()}
 	if t.reason != "" {
-		p.opts.Logger.Info("lookupd is back", "address", p.address, "after", time.Since(t.since).Round(time.Millisecond), "failures", t.failures)
+		p.opts.Logger.Info("lookupd is back", "address", p.address, "after", time.Since(t.since).Round(time.Millisecond),
+			"failures", t.failures, "refused", len(p.reg.View(p.cursor).Refusals))
 	}
 }
 
