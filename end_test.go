@@ -112,6 +112,18 @@ func TestCloseReturnsWhyTheLastWriteFailed(t *testing.T) {
 	})
 }
 
+// What Run returns gets lost in go loop.Run(ctx).
+func TestRunThatDidNotStartIsInTheLogAndInClose(t *testing.T) {
+	var log logBuffer
+	loop := newLoop(t, log.infoOf, func(o *Options) { o.DataPath = "data" })
+	require.ErrorContains(t, loop.Run(t.Context()), "call LoadMetadata before Run")
+	require.Contains(t, log.last(), `level=ERROR msg="Run did not start" error="lookuploop: call LoadMetadata before Run`)
+	require.ErrorContains(t, loop.Registered(1), "Run did not start (call LoadMetadata before Run")
+	require.ErrorContains(t, loop.Close(), "call LoadMetadata before Run")
+	requireClosed(t, loop)
+	require.Len(t, log.lines("msg="), 1, "Run after Close is no news")
+}
+
 // TestCloseDuringLoadMetadataWaitsForIt: otherwise DataPath would stay locked.
 func TestCloseDuringLoadMetadataWaitsForIt(t *testing.T) {
 	for _, failure := range []error{nil, syscall.EIO} {

@@ -3,8 +3,10 @@ package lookuploop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,7 +48,7 @@ type Loop struct {
 	running atomic.Pointer[context.Context]
 	ended   chan struct{} // closed when Run's context has ended and Run took note
 	done    chan struct{} // closed when nothing runs any more; result is set before
-	result  error         // of Run
+	result  error         // of Run; until it begins, why it could not, guarded by mu
 }
 
 type phase int
@@ -112,21 +114,26 @@ func (l *Loop) hasEnded() bool {
 // Run returns nil if everything that Notify accepted is on disk, also if ctx had
 // ended before the call. Otherwise it returns the error of the last write of
 // nsqd.dat. A second call returns an error while the first one runs, and [ErrClosed]
-// after it ended or after Close.
+// after it ended or after Close. If Run can't start, for example because LoadMetadata
+// was not called, it also logs the error.
 //
 // To shut down a broker, call [Loop.Drain], so that no new consumers connect; let
 // the clients finish; and end ctx or call [Loop.Close].
 func (l *Loop) Run(ctx context.Context) error {
 	ctx, err := l.start(ctx)
 	if err != nil {
+		if err != ErrClosed { // the caller may have closed it before this goroutine began
+			l.opts.Logger.Error("Run did not start", "error", err)
+		}
 		return err
 	}
 	return l.run(ctx, l.logAddresses)
 }
 
-// Close ends Run, waits for it, and returns its error. If Run was never called,
-// Close itself writes nsqd.dat if it changed, and releases DataPath. Afterwards Run
-// and all methods that change something or wait return [ErrClosed].
+// Close ends Run, waits for it, and returns its error. If Run was never called or
+// could not start, Close itself writes nsqd.dat if it changed, and releases DataPath.
+// Its error then includes the one that Run returned. Afterwards Run and all methods
+// that change something or wait return [ErrClosed].
 //
 // It may be called at any time, more than once, and from any goroutine except in
 // OnStateChange.
@@ -149,9 +156,6 @@ func (l *Loop) Close() error {
 // start makes the one transition to running, for Run. The context that it
 // returns ends with ctx and with Close.
 func (l *Loop) start(ctx context.Context) (context.Context, error) {
-	if ctx == nil {
-		return nil, errors.New("lookuploop: Run needs a context, got nil")
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -159,9 +163,14 @@ func (l *Loop) start(ctx context.Context) (context.Context, error) {
 		return nil, ErrClosed
 	case l.phase == running:
 		return nil, errors.New("lookuploop: Run is running already")
+	case ctx == nil:
+		l.result = errors.New("lookuploop: Run needs a context, got nil")
+		return nil, l.result
 	case !l.loaded.Load():
-		return nil, errors.New("lookuploop: call LoadMetadata before Run: it reads and locks DataPath")
+		l.result = errors.New("lookuploop: call LoadMetadata before Run: it reads and locks DataPath")
+		return nil, l.result
 	}
+	l.result = nil
 	l.started.Store(time.Now())
 	return l.begin(ctx), nil
 }
@@ -200,7 +209,7 @@ func (l *Loop) run(ctx context.Context, report func()) error {
 	}
 	stopWriting()
 	if writing != nil {
-		l.result = <-writing
+		l.result = errors.Join(l.result, <-writing)
 	}
 	tasks.Wait()
 	if l.file != nil {
@@ -216,6 +225,16 @@ func (l *Loop) startWriter() (<-chan error, context.CancelFunc) {
 	result := make(chan error, 1)
 	go func() { result <- l.writer.Run(ctx) }()
 	return result, cancel
+}
+
+// notRunning says why nothing runs, before Run.
+func (l *Loop) notRunning() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.phase != running && l.result != nil {
+		return fmt.Errorf("Run did not start (%s)", strings.TrimPrefix(l.result.Error(), "lookuploop: "))
+	}
+	return errors.New("Run isn't running (start it: go loop.Run(ctx))")
 }
 
 // serve is the loop that gave the library its name. It does no I/O, it wakes

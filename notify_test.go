@@ -218,8 +218,8 @@ func TestNotifyNeedsLoadMetadataWhenThereIsADataPath(t *testing.T) {
 
 	_, err := loop.LoadMetadata()
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, loop.Close()) })
 	require.NoError(t, loop.Notify(TopicCreated("a")))
+	require.ErrorContains(t, loop.Close(), "call LoadMetadata before Run", "nothing ran since")
 }
 
 // The end of Run's context closes the Loop, before Run has had time to notice.

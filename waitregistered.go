@@ -108,10 +108,14 @@ func (l *Loop) missing(n int) error {
 	status := l.Status()
 	var reasons reasons
 	if configured := len(status.Lookupds); n > configured {
-		reasons = append(reasons, fmt.Errorf("%d wanted, %d configured", n, configured))
+		why := ""
+		if configured == 0 {
+			why = " (Drain, or no addresses)"
+		}
+		reasons = append(reasons, fmt.Errorf("%d wanted, %d configured%s", n, configured, why))
 	}
 	if l.running.Load() == nil {
-		reasons = append(reasons, errors.New("Run isn't running"))
+		reasons = append(reasons, l.notRunning())
 		return fmt.Errorf("%w: %w", ErrNotRegistered, reasons)
 	}
 	for _, s := range status.Lookupds {

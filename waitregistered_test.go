@@ -71,7 +71,7 @@ func TestWaitRegisteredWithoutAddresses(t *testing.T) {
 		defer cancel()
 		err := s.loop.WaitRegistered(ctx, 1)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.EqualError(t, err, "lookuploop: not registered: 1 wanted, 0 configured, Run isn't running: context deadline exceeded")
+		require.EqualError(t, err, "lookuploop: not registered: 1 wanted, 0 configured (Drain, or no addresses), Run isn't running (start it: go loop.Run(ctx)): context deadline exceeded")
 	})
 }
 
@@ -246,7 +246,7 @@ func TestWaitRegisteredSaysWhichLookupdsAreMissingAndWhy(t *testing.T) {
 		cancel()
 		err := s.loop.WaitRegistered(ctx, 0)
 		require.ErrorIs(t, err, context.Canceled)
-		require.EqualError(t, err, "lookuploop: not registered: Run isn't running: context canceled")
+		require.EqualError(t, err, "lookuploop: not registered: Run isn't running (start it: go loop.Run(ctx)): context canceled")
 	})
 }
 
@@ -256,7 +256,7 @@ func TestRegisteredSaysAtOnceWhoIsMissingAndWhy(t *testing.T) {
 		s := newScene(t, 2)
 		s.network.SetLatency(100 * time.Millisecond)
 		registered := func(n int) string { return fmt.Sprint(s.loop.Registered(n)) }
-		require.Equal(t, "lookuploop: not registered: Run isn't running", registered(0))
+		require.Equal(t, "lookuploop: not registered: Run isn't running (start it: go loop.Run(ctx))", registered(0))
 		s.run()
 		synctest.Wait()
 		require.Equal(t, "lookuploop: not registered: lookupd1.test:4160 is connecting, lookupd2.test:4160 is connecting", registered(1))

@@ -41,7 +41,7 @@ func ExampleReady() {
 	loop.Close()
 	probe()
 	// Output:
-	// 503 lookuploop: not registered: Run isn't running
+	// 503 lookuploop: not registered: Run isn't running (start it: go loop.Run(ctx))
 	// 200 ready
 	// 503 lookuploop: closed
 }
