@@ -2,6 +2,7 @@ package lookuploop
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -144,8 +145,8 @@ func (o *Options) broker() BrokerInfo {
 type VerificationStatus struct {
 	Interval  time.Duration // Options.VerifyInterval; with 0 there is nothing else
 	Ended     time.Time     // when the last verification ended; zero before the first
-	Error     error         // why it failed, because no nsqlookupd could be asked; Found stays
-	Found     Verification  // result of the last one that didn't fail
+	Error     error         // why no nsqlookupd could be asked; nil if one was
+	Found     Verification  // its result; if there was no nsqlookupd to ask, that of the one before
 	Announced uint64        // topics announced again, counted for each nsqlookupd
 }
 
@@ -195,6 +196,18 @@ type Verification struct {
 	Sampled  bool                  `json:"sampled"`  // whether the topics are a random sample
 	Lookupds []LookupdVerification `json:"lookupds"` // in the order of Status
 	Findings []Finding             `json:"findings"`
+}
+
+// failure joins the errors of the lookupds if none could be asked.
+func (v Verification) failure() error {
+	var errs []error
+	for _, l := range v.Lookupds {
+		if l.Err == nil {
+			return nil
+		}
+		errs = append(errs, l.Err)
+	}
+	return errors.Join(errs...)
 }
 
 // LookupdVerification says whether one nsqlookupd could be asked.

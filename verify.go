@@ -33,8 +33,8 @@ const (
 //
 // Verify asks every nsqlookupd that has ever identified itself, over HTTP, with 4
 // requests at a time, unless its TCP port hangs. If one can't be asked, the result
-// contains its error. If there is none to ask, Verify returns [ErrNotConnected]. A
-// request is bounded by HTTPClient of [Options], and everything by ctx.
+// contains its error. If none can be asked, Verify returns these errors, joined, with
+// the result. If there is none to ask, it returns [ErrNotConnected]. A request is bounded by HTTPClient of [Options], and everything by ctx.
 //
 // An nsqlookupd with 100,000 registrations needs about 2 ms for each topic,
 // and 0.2 to 0.4 s for a sample of 200. Only if there is a difference, Verify also
@@ -87,7 +87,7 @@ func (l *Loop) verify(ctx context.Context, q question) (Verification, error) {
 	for _, f := range result.findings {
 		v.Findings = append(v.Findings, Finding{FindingKind(f.Kind), f.Lookupd, f.Topic, f.Channel, f.Detail, f.Advice()})
 	}
-	return v, nil
+	return v, v.failure()
 }
 
 // wait returns false if ctx ends before.
@@ -232,6 +232,7 @@ func (l *Loop) sample(more []string) question {
 // goroutine and waits for it.
 func (l *Loop) keepVerifying(ctx context.Context) {
 	known := make(knownFindings)
+	isFailing := false // and that was logged
 	for pause := rand.N(l.opts.VerifyInterval); wait(ctx, pause); pause = l.opts.VerifyInterval {
 		q := l.sample(known.topics())
 		v, err := l.verify(ctx, q)
@@ -240,7 +241,15 @@ func (l *Loop) keepVerifying(ctx context.Context) {
 		}
 		status := *l.verification.Load()
 		status.Ended, status.Error = time.Now(), err
-		if err == nil {
+		switch {
+		case err != nil && !isFailing && len(l.lookupPeers()) > 0:
+			l.opts.Logger.Warn("verification could ask no lookupd", "error", err)
+			isFailing = true
+		case err == nil && isFailing:
+			l.opts.Logger.Info("verification can ask lookupds again")
+			isFailing = false
+		}
+		if v.Lookupds != nil {
 			status.Found = v
 			status.Announced += l.announceMissing(v.Findings)
 			known.update(q, v, l.opts.Logger)

@@ -431,7 +431,7 @@ func TestVerifyResultsAreBounded(t *testing.T) {
 			return w.Result(), nil
 		})}
 		v, err := s.loop.Verify(t.Context())
-		require.NoError(t, err)
+		require.ErrorIs(t, err, ErrResponseTooLarge)
 		require.ErrorIs(t, v.Lookupds[0].Err, ErrResponseTooLarge)
 		require.EqualError(t, v.Lookupds[1].Err, "lookuploop: lookupd2.test:4160: verification: answer too large: more than 1048576 bytes, MaxResponseSize is 1048576")
 	})

@@ -259,7 +259,40 @@ func TestVerifyIntervalKeepsWhatWasNotJudged(t *testing.T) {
 		require.ErrorIs(t, v.Error, ErrNotConnected)
 		require.Greater(t, v.Ended, ended)
 		require.Len(t, v.Found.Lookupds, 2, "what was found before")
-		require.Empty(t, log())
+		require.Len(t, log(), 1)
+	})
+}
+
+// Over TCP all is well, so nothing else would tell that there are no verifications.
+func TestVerificationsThatCanAskNobodyAreErrors(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s, log := verifiesEachMinute(t, func(*scene) {})
+		s.nextVerification()
+		heal := s.network.Partition(s.lookupds[0].HTTPAddress, s.lookupds[1].HTTPAddress)
+		v, err := s.loop.Verify(t.Context(), "orders")
+		require.ErrorIs(t, err, v.Lookupds[0].Err)
+		require.ErrorIs(t, err, v.Lookupds[1].Err)
+		require.ErrorContains(t, err, `lookuploop: lookupd2.test:4160: verification: Get "http://lookupd2.test:4161/lookup?topic=orders`)
+		require.NotNil(t, v.Findings)
+
+		for range 3 {
+			status := s.nextVerification()
+			require.ErrorContains(t, status.Error, "lookuploop: lookupd2.test:4160: verification: ")
+			require.ErrorIs(t, status.Error, status.Found.Lookupds[0].Err)
+		}
+		lines := log()
+		require.Len(t, lines, 1)
+		require.Contains(t, lines[0], `verification could ask no lookupd" error="lookuploop: lookupd1.test:4160: verification: Get`)
+		heal()
+		require.NoError(t, s.nextVerification().Error)
+		require.Equal(t, []string{`verification can ask lookupds again"` + "\n"}, log())
+
+		s.network.Partition(s.lookupds[0].HTTPAddress)
+		_, err = s.loop.Verify(t.Context())
+		require.NoError(t, err, "one answers")
+		require.NoError(t, s.loop.Drain(t.Context()))
+		require.ErrorIs(t, s.nextVerification().Error, ErrNotConnected)
+		require.Empty(t, log(), "there is nobody to ask")
 	})
 }
 

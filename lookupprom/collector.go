@@ -64,8 +64,8 @@ var (
 	nameNext      = gauge("lookuploop_name_next_lookup_timestamp_seconds", "When the next look-up of the name starts; 0 during a look-up.", "name")
 
 	verified        = gauge("lookuploop_verification_last_timestamp_seconds", "When the last verification ended; 0 means never.")
-	verifyFailed    = gauge("lookuploop_verification_failed", "1 if the last verification failed.")
-	findings        = gauge("lookuploop_verification_findings", "Findings of the last verification that did not fail, by kind.", "kind")
+	verifyFailed    = gauge("lookuploop_verification_failed", "1 if the last verification could ask no nsqlookupd.")
+	findings        = gauge("lookuploop_verification_findings", "Findings of the last verification that had an nsqlookupd to ask, by kind.", "kind")
 	announcedTopics = counter("lookuploop_verification_announced_topics_total", "Topics announced again because an nsqlookupd had lost them, counted for each nsqlookupd.")
 
 	dirty         = gauge("lookuploop_metadata_dirty", "1 while there are changes that aren't in nsqd.dat yet.")

@@ -137,10 +137,10 @@ lookuploop_topics 2
 # HELP lookuploop_verification_announced_topics_total Topics announced again because an nsqlookupd had lost them, counted for each nsqlookupd.
 # TYPE lookuploop_verification_announced_topics_total counter
 lookuploop_verification_announced_topics_total 11
-# HELP lookuploop_verification_failed 1 if the last verification failed.
+# HELP lookuploop_verification_failed 1 if the last verification could ask no nsqlookupd.
 # TYPE lookuploop_verification_failed gauge
 lookuploop_verification_failed 1
-# HELP lookuploop_verification_findings Findings of the last verification that did not fail, by kind.
+# HELP lookuploop_verification_findings Findings of the last verification that had an nsqlookupd to ask, by kind.
 # TYPE lookuploop_verification_findings gauge
 lookuploop_verification_findings{kind="address shared"} 0
 lookuploop_verification_findings{kind="channel missing"} 0

@@ -39,8 +39,8 @@
 // Of verifications, if there is a VerifyInterval:
 //
 //	lookuploop_verification_last_timestamp_seconds   gauge    when the last verification ended; 0 before the first
-//	lookuploop_verification_failed                   gauge    1 if the last verification failed, because no nsqlookupd could be asked
-//	lookuploop_verification_findings                 gauge    findings of the last verification that didn't fail; label kind: each FindingKind
+//	lookuploop_verification_failed                   gauge    1 if the last verification could ask no nsqlookupd
+//	lookuploop_verification_findings                 gauge    findings of the last verification that had an nsqlookupd to ask; label kind: each FindingKind
 //	lookuploop_verification_announced_topics_total   counter  topics announced again because an nsqlookupd had lost them, counted for each nsqlookupd
 //
 // Of nsqd.dat, if there is a DataPath:

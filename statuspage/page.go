@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"html/template"
 	"io"
@@ -138,7 +139,7 @@ func (r report) In(t time.Time) moment {
 
 // Lines are what each lookupd said, and what that means.
 func (v verification) Lines() (lines []string) {
-	if v.Error != nil {
+	if v.Error != nil && !v.isOfLookupds() {
 		lines = append(lines, strings.TrimPrefix(*v.Error, "lookuploop: "))
 	}
 	if v.Found == nil {
@@ -163,6 +164,21 @@ func (v verification) Lines() (lines []string) {
 		lines = append(lines, count(n, "more finding")+"; all are in the JSON")
 	}
 	return lines
+}
+
+// isOfLookupds tells whether Error only joins what the lookupds are shown with.
+func (v verification) isOfLookupds() bool {
+	var errs []error
+	if v.Found != nil {
+		for _, l := range v.Found.Lookupds {
+			if l.Err == nil {
+				return false
+			}
+			errs = append(errs, l.Err)
+		}
+	}
+	err := errors.Join(errs...)
+	return err != nil && cut(err.Error()) == *v.Error
 }
 
 // count is "1 topic", "2 topics".

@@ -90,6 +90,9 @@ func testPageSaysHowThingsStand(t *testing.T) {
 			"What consumers find no findings in a sample of 200 topics; verified 0 s ago , 1 topic announced again. " +
 				"a:1: it lists the broker correctly b:1: it has not acknowledged 2 changes, so its topics were not compared c:1: refused For programs",
 		}},
+		"verified by nobody": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1, Ended: now, Error: errors.Join(errors.New("lookuploop: c:1: refused")), Found: lookuploop.Verification{
+			Lookupds: []lookuploop.LookupdVerification{{Address: "c:1", Err: errors.New("lookuploop: c:1: refused")}},
+		}}}, "", []string{"announced again. c:1: refused For programs"}},
 		"findings": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1, Ended: now, Found: lookuploop.Verification{
 			Topics: 1, Lookupds: []lookuploop.LookupdVerification{{Address: "a:1"}},
 			Findings: slices.Repeat([]lookuploop.Finding{{Kind: lookuploop.Tombstoned, Lookupd: "a:1", Topic: "orders", Advice: "wait"}}, maxFindings+2),
