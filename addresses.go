@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/lookuploop/lookuploop/internal/resolve"
 )
@@ -159,6 +160,28 @@ func (o *Options) parseAddresses(addrs []string) ([]resolve.Address, error) {
 	}
 	return unique, errors.Join(errs...)
 }
+
+// broadcastMistake says why nobody can reach the broker at host.
+func broadcastMistake(host string) string {
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case strings.ContainsFunc(host, isSpaceOrControl): // which is said already
+		return ""
+	case err == nil && ip.Unmap().IsUnspecified():
+		return "it stands for all addresses of a machine, name one where consumers reach the broker"
+	case err == nil:
+		return ""
+	case strings.ContainsAny(host, "[]"):
+		return "write an IPv6 address without brackets"
+	case strings.Contains(host, ":"):
+		return "name the host alone, the port goes into BroadcastTCPPort"
+	case !resolve.IsHostName(host):
+		return "write an IP address, or a host name of letters, digits, hyphens and dots"
+	}
+	return ""
+}
+
+func isSpaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 
 // Drain leaves discovery, so that no new consumers connect, while the broker serves
 // those that are connected. It unregisters ephemeral topics and channels, closes the

@@ -7,13 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
-	"unicode"
-
-	"github.com/lookuploop/lookuploop/internal/resolve"
 )
 
 // version is the version of this library.
@@ -125,10 +121,10 @@ type Options struct {
 
 	// ResolveNetwork selects the IP addresses of a name: all ("ip"), IPv4 ("ip4") or
 	// IPv6 ("ip6"). An nsqlookupd that is reached at both would list the broker
-	// twice. Default: "ip".
+	// twice. It needs a ResolveInterval. Default: "ip".
 	ResolveNetwork string
 
-	// Resolver looks up the names for ResolveInterval. Each call has a context that
+	// Resolver looks up the names. It needs a ResolveInterval. Each call has a context that
 	// ends after 5 s, or when Run's context ends, and must return then. Until it
 	// returns, the known addresses of the name stay. Default: net.DefaultResolver.
 	Resolver Resolver
@@ -263,13 +259,13 @@ func (o Options) withDefaults() (Options, error) {
 		case *d.value == 0:
 			*d.value = d.standard
 		case *d.value < minDuration:
-			fault("%s %v: set it to 1 ms at least (a number without a unit is one of nanoseconds)", d.name, *d.value)
+			fault("%s %v: set it to at least 1 ms (a number without a unit means nanoseconds: write %d * time.Second, for example)", d.name, *d.value, *d.value)
 		case *d.value > maxDuration:
-			fault("%s %v: set it to a year at most", d.name, *d.value)
+			fault("%s %v: set it to at most a year", d.name, *d.value)
 		}
 	}
 	if o.HeartbeatInterval > maxHeartbeatInterval && o.HeartbeatInterval <= maxDuration {
-		fault("HeartbeatInterval %v: set it to 100 s at most, as nsqlookupd hides a producer after 300 s without a PING", o.HeartbeatInterval)
+		fault("HeartbeatInterval %v: set it to at most 100 s, as nsqlookupd hides a producer after 300 s without a PING", o.HeartbeatInterval)
 	}
 	if o.MinBackoff > o.MaxBackoff && o.MaxBackoff > 0 {
 		fault("MinBackoff %v is above MaxBackoff %v", o.MinBackoff, o.MaxBackoff)
@@ -281,7 +277,7 @@ func (o Options) withDefaults() (Options, error) {
 	case o.MaxResponseSize == 0:
 		o.MaxResponseSize = defaultMaxResponseSize
 	case o.MaxResponseSize < minMaxResponseSize || o.MaxResponseSize > maxMaxResponseSize:
-		fault("MaxResponseSize %d: set it to 1 KiB at least and to 1 GiB at most", o.MaxResponseSize)
+		fault("MaxResponseSize %d: set it to at least 1 KiB and at most 1 GiB", o.MaxResponseSize)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -293,8 +289,14 @@ func (o Options) withDefaults() (Options, error) {
 	case "":
 		o.ResolveNetwork = "ip"
 	case "ip", "ip4", "ip6":
+		if o.ResolveInterval == 0 {
+			fault("ResolveNetwork %q has no effect without a ResolveInterval: set one, such as 30 * time.Second", o.ResolveNetwork)
+		}
 	default:
 		fault("ResolveNetwork %q: set it to ip, ip4 or ip6", o.ResolveNetwork)
+	}
+	if o.Resolver != nil && o.ResolveInterval == 0 {
+		fault("Resolver has no effect without a ResolveInterval: set one, such as 30 * time.Second, or let Dial resolve names")
 	}
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver
@@ -321,25 +323,3 @@ func (o *Options) portFaults(least int) (errs []error) {
 	}
 	return errs
 }
-
-// broadcastMistake says why nobody can reach the broker at host.
-func broadcastMistake(host string) string {
-	ip, err := netip.ParseAddr(host)
-	switch {
-	case strings.ContainsFunc(host, isSpaceOrControl): // which is said already
-		return ""
-	case err == nil && ip.Unmap().IsUnspecified():
-		return "it stands for all addresses of a machine, name one where consumers reach the broker"
-	case err == nil:
-		return ""
-	case strings.ContainsAny(host, "[]"):
-		return "write an IPv6 address without brackets"
-	case strings.Contains(host, ":"):
-		return "name the host alone, the port goes into BroadcastTCPPort"
-	case !resolve.IsHostName(host):
-		return "write an IP address, or a host name of letters, digits, hyphens and dots"
-	}
-	return ""
-}
-
-func isSpaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }

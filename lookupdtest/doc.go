@@ -70,6 +70,7 @@
 //			LookupdTCPAddresses: []string{"lookupd.test:4160"},
 //			Dial:                network.Dial,
 //			HTTPClient:          network.Client(),
+//			ResolveInterval:     time.Minute,
 //			Resolver:            network, // it has the methods of a net.Resolver
 //		})
 //		heal := network.Partition("lookupd.test")

@@ -41,12 +41,18 @@ func Parse(text string) (Address, error) {
 		return Address{}, errors.New("write host:port, with a port of 1..65535")
 	}
 	a := Address{Text: text, port: uint16(port)}
-	if ip, err := netip.ParseAddr(host); err == nil {
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case err == nil:
 		a.Key = netip.AddrPortFrom(ip.Unmap(), a.port).String()
-	} else {
-		a.host = host
-		a.Key = fmt.Sprintf("%s:%d", strings.ToLower(host), port)
+		return a, nil
+	case isSRV(host):
+		return Address{}, errors.New("write a SRV name without a port, its records have the ports")
+	case host != "" && !IsHostName(host):
+		return Address{}, errors.New("write an IP address or a host name (letters, digits, hyphens, underscores, dots), and a port")
 	}
+	a.host = host
+	a.Key = fmt.Sprintf("%s:%d", strings.ToLower(host), port)
 	return a, nil
 }
 
@@ -57,6 +63,8 @@ func mistakeIn(text string) string {
 	scheme, _, isURL := strings.Cut(text, "://")
 	_, err := netip.ParseAddr(text)
 	switch {
+	case text == "":
+		return "it is empty; without any lookupd, pass an empty list"
 	case len(words) > 1 && (strings.ContainsAny(text, ",;") || strings.Count(text, ":") >= len(words)):
 		return "write host:port, and one address in each string"
 	case strings.ContainsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
@@ -65,7 +73,7 @@ func mistakeIn(text string) string {
 		return "write host:port, without " + scheme + "://"
 	case err == nil && strings.Contains(text, ":"):
 		return "write host:port, with an IPv6 address in brackets, as in [::1]:4160"
-	case text != "" && !isSRV(text) && (!strings.Contains(text, ":") || strings.HasSuffix(text, "]")):
+	case !isSRV(text) && (!strings.Contains(text, ":") || strings.HasSuffix(text, "]")):
 		return "write host:port; nsqlookupd's TCP port is 4160 by default"
 	}
 	return ""

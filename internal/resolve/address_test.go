@@ -18,7 +18,7 @@ func TestAllSpellingsOfAnAddressHaveOneKey(t *testing.T) {
 		"[fe80::1%eth0]:4160":       {"[fe80::1%eth0]:4160", "[fe80:0::1%eth0]:4160"},
 		"[fe80::1%ETH0]:4160":       {"[fe80::1%ETH0]:4160"}, // another interface
 		"_lookupd._tcp.example.com": {"_lookupd._tcp.example.com", "_Lookupd._TCP.Example.com"},
-		"_odd._tcp.example.com:1":   {"_odd._tcp.example.com:1"}, // a host, as it has a port
+		"lookupd_1.test:4160":       {"lookupd_1.test:4160"},
 	} {
 		for _, text := range spellings {
 			a, err := Parse(text)
@@ -33,11 +33,9 @@ func TestWhatIsLookedUp(t *testing.T) {
 	for text, want := range map[string]struct{ isName, isSRV bool }{
 		"lookupd.test:4160":         {true, false},
 		"_lookupd._tcp.example.com": {true, true},
-		"_odd._tcp.example.com:1":   {true, false},
 		":4160":                     {false, false},
 		"10.0.0.1:4160":             {false, false},
 		"[fe80::1%eth0]:4160":       {false, false},
-		"10.0.0.256:4160":           {true, false}, // DNS says that there is no such host
 	} {
 		a, err := Parse(text)
 		require.NoError(t, err, text)
@@ -52,8 +50,13 @@ func TestWhatIsNoAddress(t *testing.T) {
 	const several = "write host:port, and one address in each string"
 	const brackets = "write host:port, with an IPv6 address in brackets, as in [::1]:4160"
 	const space = "remove the space or control character"
+	const host = "write an IP address or a host name (letters, digits, hyphens, underscores, dots), and a port"
+	const srv = "write a SRV name without a port, its records have the ports"
 	for text, want := range map[string]string{
-		"": generic, ":": generic, "lookupd:": generic, "lookupd:0": generic, "lookupd:65536": generic, "lookupd:-1": generic,
+		"":              "it is empty; without any lookupd, pass an empty list",
+		"$LOOKUPD:4160": host, "${LOOKUPD}:4160": host, "me@lookupd:4160": host, "10.0.0.256:4160": host, "lookupd/a:4160": host, "b\u00fccher.test:4160": host,
+		"_lookupd._tcp.example.com:4160": srv, "_Lookupd._TCP.example.com:http": srv,
+		":": generic, "lookupd:": generic, "lookupd:0": generic, "lookupd:65536": generic, "lookupd:-1": generic,
 		"lookupd:no-such-service": generic, "lookupd:4160/": generic, "lookupd:4160:4161": generic, "[::1]4160": generic, "[::1:4160": generic,
 		"lookupd": noPort, "10.0.0.1": noPort, "[::1]": noPort, "_tcp.example.com": noPort, "_lookupd._tcp.": noPort,
 		"::1:4160": brackets, "2001:db8::1": brackets, "fe80::1%eth0:4160": brackets,
