@@ -29,9 +29,10 @@ func requireClosed(t *testing.T, loop *Loop) {
 	require.ErrorIs(t, loop.WaitRegistered(t.Context(), 0), ErrClosed)
 	require.ErrorIs(t, loop.PersistMetadata(t.Context()), ErrClosed)
 	require.ErrorIs(t, loop.Run(t.Context()), ErrClosed)
-	_, err := loop.LoadMetadata()
-	require.ErrorIs(t, err, ErrClosed)
-	loop.Status()
+	_, loaded := loop.LoadMetadata()
+	_, asked := loop.TopicChannels(t.Context(), "orders")
+	_, verified := loop.Verify(t.Context())
+	require.Equal(t, []error{ErrClosed, ErrClosed, ErrClosed}, []error{loaded, asked, verified})
 }
 
 // onDisk makes a Loop whose DataPath is on disk.
@@ -116,7 +117,7 @@ func TestCloseReturnsWhyTheLastWriteFailed(t *testing.T) {
 func TestRunThatDidNotStartIsInTheLogAndInClose(t *testing.T) {
 	var log logBuffer
 	loop := newLoop(t, log.infoOf, func(o *Options) { o.DataPath = "data" })
-	require.ErrorContains(t, loop.Run(t.Context()), "call LoadMetadata before Run")
+	loop.Run(t.Context())
 	require.Contains(t, log.last(), `level=ERROR msg="Run did not start" error="lookuploop: call LoadMetadata before Run`)
 	require.ErrorContains(t, loop.Registered(1), "Run did not start (call LoadMetadata before Run")
 	require.ErrorContains(t, loop.Close(), "call LoadMetadata before Run")

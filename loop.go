@@ -310,3 +310,13 @@ func signal(c chan struct{}) {
 	default:
 	}
 }
+
+// wait returns false if ctx ends before.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -38,7 +38,7 @@ func newHTTPClient(timeout time.Duration, maxResponseSize int) *http.Client {
 // every nsqlookupd whose HTTP address is known, unless it hangs, and returns the
 // union of the answers, sorted, without ephemeral channels. If some nsqlookupds
 // fail, it returns the answers of the others and the joined errors. If there is none
-// to ask, the error is [ErrNotConnected].
+// to ask, the error is [ErrNotConnected]. Once Run's context has ended it is [ErrClosed].
 //
 // The requests go to the broadcast address and HTTP port that an nsqlookupd gave
 // when it identified itself, or to the host of its TCP address if it gave none. They
@@ -46,6 +46,9 @@ func newHTTPClient(timeout time.Duration, maxResponseSize int) *http.Client {
 func (l *Loop) TopicChannels(ctx context.Context, topic string) ([]string, error) {
 	if !nsq.IsValidTopicName(topic) {
 		return nil, fmt.Errorf("%w: topic %q: %s", ErrInvalidName, topic, registry.NameRule)
+	}
+	if l.hasEnded() {
+		return nil, ErrClosed
 	}
 	type answer struct {
 		channels []string
@@ -94,9 +97,17 @@ func (l *Loop) askChannels(ctx context.Context, address string, info PeerInfo, t
 	client := l.listingClient()
 	channels, err := client.Channels(ctx, httpAddress, topic)
 	if err != nil {
-		return nil, fromNetwork(fmt.Errorf("lookuploop: %s: channels of topic %s: %w", address, topic, err))
+		return nil, fromNetwork(fmt.Errorf("lookuploop: %s: channels of topic %s: %w", address, topic, aboutHost(info, err)))
 	}
 	return channels, nil
+}
+
+// aboutHost says where the host comes from if a request failed because of its name.
+func aboutHost(info PeerInfo, err error) error {
+	if _, isDNS := errors.AsType[*net.DNSError](err); isDNS && info.BroadcastAddress != "" {
+		return fmt.Errorf("%w (the lookupd announced this host for HTTP: correct its -broadcast-address, or DNS)", err)
+	}
+	return err
 }
 
 // listingClient asks lookupds by HTTP.

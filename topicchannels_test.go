@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -244,6 +245,21 @@ func TestEphemeralTopicIsAskedForByItsWholeName(t *testing.T) {
 		require.Equal(t, "/channels", got.URL.Path)
 		require.Equal(t, "orders#ephemeral", got.URL.Query().Get("topic"))
 		require.Equal(t, "application/vnd.nsq; version=1.0", got.Header.Get("Accept"))
+	})
+}
+
+// As a container does that announces its own host name.
+func TestLookupdThatGaveAnUnknownHostIsNamed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newHTTPScene(t, nil)
+		s.loop.opts.HTTPClient.Transport = roundTripper(func(*http.Request) (*http.Response, error) {
+			return nil, &net.DNSError{Err: "no such host", Name: "lookupd1.test", IsNotFound: true}
+		})
+		const hint = "no such host (the lookupd announced this host for HTTP: correct its -broadcast-address, or DNS)"
+		_, err := s.loop.TopicChannels(t.Context(), "orders")
+		require.ErrorContains(t, err, hint)
+		_, err = s.loop.Verify(t.Context(), "orders")
+		require.ErrorContains(t, err, hint)
 	})
 }
 

@@ -22,7 +22,8 @@ const (
 )
 
 // Verify compares what consumers find at the nsqlookupds with what the broker has.
-// It changes nothing. It checks the given topics. Without any, it checks all topics,
+// It changes nothing. It checks the given topics. One that the broker doesn't have is
+// a finding if an nsqlookupd lists the broker for it, and otherwise not. Without any, it checks all topics,
 // or a random sample of 200 if there are more; if it then finds a difference, it
 // also looks for listed topics that the broker doesn't have. It also checks whether
 // the broadcast address can be resolved and dialed from here.
@@ -33,8 +34,11 @@ const (
 //
 // Verify asks every nsqlookupd that has ever identified itself, over HTTP, with 4
 // requests at a time, unless its TCP port hangs. If one can't be asked, the result
-// contains its error. If none can be asked, Verify returns these errors, joined, with
-// the result. If there is none to ask, it returns [ErrNotConnected]. A request is bounded by HTTPClient of [Options], and everything by ctx.
+// contains its error: no findings and a nil error don't mean that every nsqlookupd
+// answered. If none can be asked, Verify returns these errors, joined, with the
+// result. If there is none to ask, it returns [ErrNotConnected]; once Run's context
+// has ended, [ErrClosed]. A request is bounded by HTTPClient of [Options], and
+// everything by ctx.
 //
 // An nsqlookupd with 100,000 registrations needs about 2 ms for each topic,
 // and 0.2 to 0.4 s for a sample of 200. Only if there is a difference, Verify also
@@ -47,6 +51,9 @@ func (l *Loop) Verify(ctx context.Context, topics ...string) (Verification, erro
 		if !nsq.IsValidTopicName(topic) {
 			return Verification{}, fmt.Errorf("%w: topic %q: %s", ErrInvalidName, topic, registry.NameRule)
 		}
+	}
+	if l.hasEnded() {
+		return Verification{}, ErrClosed
 	}
 	if len(topics) == 0 {
 		return l.verify(ctx, l.sample(nil))
@@ -88,16 +95,6 @@ func (l *Loop) verify(ctx context.Context, q question) (Verification, error) {
 		v.Findings = append(v.Findings, Finding{FindingKind(f.Kind), f.Lookupd, f.Topic, f.Channel, f.Detail, f.Advice()})
 	}
 	return v, v.failure()
-}
-
-// wait returns false if ctx ends before.
-func wait(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // look is one look of Verify at all lookupds.
@@ -177,7 +174,7 @@ func (l *Loop) ask(ctx context.Context, p *lookupPeer, q question, before holdin
 	client := l.listingClient()
 	view := listing.View{Lookupd: p.address}
 	if view.Topics, err = client.Lookups(ctx, result.HTTPAddress, q.topics, func() {}); err != nil {
-		return fail(err)
+		return fail(aboutHost(status.Info, err))
 	}
 	before = before.without(status.Refused)
 	found := l.compare(q, before, view)
