@@ -2,6 +2,7 @@ package lookuploop
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -103,6 +104,17 @@ type configuredAddressKey struct{}
 func ConfiguredAddress(ctx context.Context) string {
 	address, _ := ctx.Value(configuredAddressKey{}).(string)
 	return address
+}
+
+// aboutName says how to verify the certificate of a lookupd if Dial did that with the
+// IP address in place of the name.
+func (p *lookupPeer) aboutName(err error) error {
+	host, _, _ := net.SplitHostPort(p.address)
+	invalid, ok := errors.AsType[x509.HostnameError](err)
+	if ok && invalid.Host == host && p.origin.Load().names[0] != p.address {
+		return fmt.Errorf("%w (set ServerName of the tls.Config to the host of ConfiguredAddress)", err)
+	}
+	return err
 }
 
 // SetLookupdTCPAddresses replaces the addresses of the nsqlookupds. Without any

@@ -354,11 +354,11 @@ func TestWaitRegisteredInOnStateChange(t *testing.T) {
 			}
 		})
 		loop = s.loop
-		s.notify(TopicCreated("orders"))
 		s.run()
 		s.registered()
 		require.Len(t, results, 1)
 		require.ErrorIs(t, results[0], context.DeadlineExceeded)
+		require.ErrorContains(t, results[0], "lookupd1.test:4160 has just connected, or OnStateChange has not returned")
 	})
 }
 
@@ -416,6 +416,7 @@ func TestDialThatIgnoresItsContext(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, Connected, s.status(1).State)
 		require.Equal(t, Connecting, s.status(2).State)
+		require.EqualError(t, s.loop.Registered(2), "lookuploop: not registered: lookupd2.test:4160 is connecting (dial: Options.Dial has not returned for 1h0m0s, although its context ended after 1s)")
 		require.Equal(t, 1000, s.status(2).Pending)
 
 		require.NoError(t, s.loop.SetLookupdTCPAddresses(nil), "nothing waits for Dial")

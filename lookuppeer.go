@@ -50,6 +50,7 @@ type lookupPeer struct {
 
 	origin        atomic.Pointer[origin]
 	state         atomic.Pointer[peerState]
+	dialing       atomic.Time  // since when Dial has been running; zero: it isn't
 	lastHeartbeat atomic.Int64 // in nanoseconds since 1970; 0: never
 	rtt           atomic.Duration
 	connects      atomic.Uint64
@@ -121,9 +122,11 @@ func (p *lookupPeer) connect(ctx context.Context) (*wire.Conn[registry.Command],
 	dialing, cancel := context.WithTimeout(ctx, p.opts.DialTimeout)
 	defer cancel()
 	dialing = context.WithValue(dialing, configuredAddressKey{}, p.origin.Load().names[0])
+	p.dialing.Store(time.Now())
 	conn, err := p.opts.Dial(dialing, "tcp", p.address)
+	p.dialing.Store(time.Time{})
 	if err := wire.DialError(p.address, conn, err); err != nil {
-		return nil, PeerInfo{}, err
+		return nil, PeerInfo{}, p.aboutName(err)
 	}
 	c := wire.NewConn[registry.Command](p.address, conn, p.opts.ResponseTimeout, p.opts.MaxResponseSize)
 	mayStay := context.AfterFunc(ctx, c.Close)

@@ -2,6 +2,7 @@ package lookuploop
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -315,6 +316,27 @@ func TestANameThatWasNeverResolvedCountsAsMissing(t *testing.T) {
 		w.registered()
 		w.requireKnownAt(3)
 	}, "lookupd.test:4160")
+}
+
+func TestErrorsAndLogHaveTheNameBesideTheAddress(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var log logBuffer
+		dns := new(fakeResolver)
+		dns.knows("lookupd.test", "10.0.0.9")
+		s := newScene(t, 0, log.infoOf, addresses("lookupd.test:4160", "10.0.0.8:4160"), func(o *Options) {
+			o.ResolveInterval, o.Resolver = resolveInterval, dns
+			o.Dial = func(_ context.Context, _, address string) (net.Conn, error) {
+				return nil, x509.HostnameError{Certificate: &x509.Certificate{}, Host: netip.MustParseAddrPort(address).Addr().String()}
+			}
+		})
+		s.run()
+		synctest.Wait()
+		require.Regexp(t, `^lookuploop: not registered: lookupd.test:4160 \(10.0.0.9:4160\) is \w+ `+
+			`\(dial: [^()]* \(set ServerName of the tls.Config to the host of ConfiguredAddress\)\), `+
+			`10.0.0.8:4160 is \w+ \(dial: [^()]*\)$`, s.loop.Registered(0).Error())
+		require.Len(t, log.lines(`msg="lookupd is not connected" address=10.0.0.9:4160 name=lookupd.test:4160 error=`), 1)
+		require.Len(t, log.lines(`msg="lookupd is not connected" address=10.0.0.8:4160 error=`), 1)
+	})
 }
 
 func TestStatusShowsTheNames(t *testing.T) {

@@ -80,8 +80,8 @@ func (p *lookupPeer) transition(event peerEvent, after peerState) {
 		p.names.Disconnected(p.key)
 	}
 	if event == identified && p.trouble.since.IsZero() {
-		p.opts.Logger.Info("lookupd connected", "address", p.address, "version", after.info.Version,
-			"announced_as", net.JoinHostPort(p.opts.BroadcastAddress, strconv.Itoa(p.opts.BroadcastTCPPort)))
+		p.opts.Logger.Info("lookupd connected", p.attributes("version", after.info.Version,
+			"announced_as", net.JoinHostPort(p.opts.BroadcastAddress, strconv.Itoa(p.opts.BroadcastTCPPort)))...)
 	}
 	if p.opts.OnStateChange != nil {
 		p.opts.OnStateChange(p.status())
@@ -95,6 +95,10 @@ func (p *lookupPeer) status() LookupdStatus {
 	lastError := s.lastError
 	if err := p.probeError.Load(); lastError == nil && err != nil {
 		lastError = *err
+	}
+	if at := p.dialing.Load(); !at.IsZero() && time.Since(at) > 2*p.opts.DialTimeout {
+		lastError = fmt.Errorf("lookuploop: %s: dial: Options.Dial has not returned for %v, although its context ended after %v",
+			p.address, time.Since(at).Round(time.Second), p.opts.DialTimeout)
 	}
 	var lastHeartbeat time.Time
 	if at := p.lastHeartbeat.Load(); at > 0 {
@@ -142,7 +146,7 @@ func (p *lookupPeer) disconnected(err error) (wait time.Duration) {
 		wasConnected := p.state.Load().state == Connected
 		p.transition(lost, peerState{})
 		if wasConnected {
-			p.opts.Logger.Info("lookupd left", "address", p.address)
+			p.opts.Logger.Info("lookupd left", p.attributes()...)
 		}
 		return 0
 	}
@@ -226,8 +230,8 @@ func (p *lookupPeer) logFailure(err error, wait time.Duration) {
 		}
 	}
 	t.loggedAt, t.reason = now, reason
-	p.opts.Logger.Warn("lookupd is not connected", "address", p.address, "error", text,
-		"for", now.Sub(t.since).Round(time.Millisecond), "failures", t.failures, "retry_in", wait.Round(time.Millisecond))
+	p.opts.Logger.Warn("lookupd is not connected", p.attributes("error", text,
+		"for", now.Sub(t.since).Round(time.Millisecond), "failures", t.failures, "retry_in", wait.Round(time.Millisecond))...)
 }
 
 // logRecovery logs the end of a trouble that was logged. After one that wasn't, the
@@ -239,9 +243,18 @@ func (p *lookupPeer) logRecovery() {
 	}
 	p.trouble = trouble{lines: t.lines, loggedAt: t.loggedAt, pause: t.pause, endedAt: time.Now()}
 	if t.reason != "" {
-		p.opts.Logger.Info("lookupd is back", "address", p.address, "after", time.Since(t.since).Round(time.Millisecond),
-			"failures", t.failures, "refused", len(p.reg.View(p.cursor).Refusals))
+		p.opts.Logger.Info("lookupd is back", p.attributes("after", time.Since(t.since).Round(time.Millisecond),
+			"failures", t.failures, "refused", len(p.reg.View(p.cursor).Refusals))...)
 	}
+}
+
+// attributes are those of a line of the log: which lookupd it is about, and more.
+func (p *lookupPeer) attributes(more ...any) []any {
+	all := []any{"address", p.address}
+	if name := p.origin.Load().names[0]; name != p.address {
+		all = append(all, "name", name)
+	}
+	return append(all, more...)
 }
 
 func withoutDigits(r rune) rune {

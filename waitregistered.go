@@ -135,15 +135,21 @@ func (s LookupdStatus) missing() error {
 	if reason == nil {
 		reason = s.ResolveError
 	}
+	name := s.Address
+	if len(s.Names) > 0 && s.Names[0] != name {
+		name = fmt.Sprintf("%s (%s)", s.Names[0], s.Address)
+	}
 	switch {
 	case len(s.Refused) > 0:
-		return fmt.Errorf("%s refused %s (%w)", s.Address, count(len(s.Refused), "name"), complaint{s.Address, s.Refused[0]})
+		return fmt.Errorf("%s refused %s (%w)", name, count(len(s.Refused), "name"), complaint{s.Address, s.Refused[0]})
 	case s.State == Connected && s.Pending > 0:
-		return fmt.Errorf("%s has %s to acknowledge", s.Address, count(s.Pending, "change"))
+		return fmt.Errorf("%s has %s to acknowledge", name, count(s.Pending, "change"))
 	case s.State != Connected && reason != nil:
-		return fmt.Errorf("%s is %v (%w)", s.Address, s.State, complaint{s.Address, reason})
+		return fmt.Errorf("%s is %v (%w)", name, s.State, complaint{s.Address, reason})
 	case s.State != Connected:
-		return fmt.Errorf("%s is %v", s.Address, s.State)
+		return fmt.Errorf("%s is %v", name, s.State)
+	case !s.MissingSince.IsZero():
+		return fmt.Errorf("%s has just connected, or OnStateChange has not returned", name)
 	}
 	return nil
 }
