@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/nsqio/go-nsq"
 
@@ -78,7 +79,7 @@ func (m Metadata) validate() error {
 	for _, t := range m.Topics {
 		switch {
 		case !nsq.IsValidTopicName(t.Name):
-			faults = append(faults, fmt.Errorf("%w: topic %q", ErrInvalidName, t.Name))
+			faults = append(faults, fmt.Errorf("%w: topic %q: %s", ErrInvalidName, t.Name, registry.NameRule))
 		case topics[t.Name]:
 			faults = append(faults, fmt.Errorf("lookuploop: topic %q is declared twice", t.Name))
 		}
@@ -88,7 +89,7 @@ func (m Metadata) validate() error {
 		for _, c := range t.Channels {
 			switch {
 			case !nsq.IsValidChannelName(c.Name):
-				faults = append(faults, fmt.Errorf("%w: channel %q of topic %q", ErrInvalidName, c.Name, t.Name))
+				faults = append(faults, fmt.Errorf("%w: channel %q of topic %q: %s", ErrInvalidName, c.Name, t.Name, registry.NameRule))
 			case channels[c.Name]:
 				faults = append(faults, fmt.Errorf("lookuploop: channel %q of topic %q is declared twice", c.Name, t.Name))
 			}
@@ -243,7 +244,7 @@ func (l *Loop) load() (Metadata, error) {
 	}
 	if n := contents.LeftOut.Count; n > 0 {
 		l.opts.Logger.Warn("names that NSQ doesn't allow were left out of the metadata",
-			"path", file.Path(), "count", n, "first", contents.LeftOut.Some)
+			"path", file.Path(), "count", n, "first", strings.Join(contents.LeftOut.Some, ", "))
 	}
 	if contents.Nsqd03 != "" {
 		l.opts.Logger.Warn("this file of nsqd 0.3 is not read: rename it to nsqd.dat to keep its topics, or move it away",

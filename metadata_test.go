@@ -37,14 +37,15 @@ func TestValidateReportsEveryFault(t *testing.T) {
 		{Name: "", Channels: []ChannelMetadata{{Name: ""}}},
 	}}.validate()
 	require.ErrorIs(t, err, ErrInvalidName)
+	const rule = ": names have 1 to 64 of the characters .a-zA-Z0-9_- and may end in #ephemeral"
 	require.Equal(t, []string{
-		`lookuploop: invalid name: topic "a b"`,
+		`lookuploop: invalid name: topic "a b"` + rule,
 		`lookuploop: channel "c" of topic "a" is declared twice`,
-		`lookuploop: invalid name: channel "c\n" of topic "a"`,
+		`lookuploop: invalid name: channel "c\n" of topic "a"` + rule,
 		`lookuploop: topic "a" is declared twice`,
-		`lookuploop: invalid name: topic "` + strings.Repeat("x", 65) + `"`,
-		`lookuploop: invalid name: topic ""`,
-		`lookuploop: invalid name: channel "" of topic ""`,
+		`lookuploop: invalid name: topic "` + strings.Repeat("x", 65) + `"` + rule,
+		`lookuploop: invalid name: topic ""` + rule,
+		`lookuploop: invalid name: channel "" of topic ""` + rule,
 	}, strings.Split(err.Error(), "\n"))
 
 	twice := Metadata{Topics: []TopicMetadata{{Name: "a"}, {Name: "a"}}}
@@ -86,9 +87,11 @@ func TestLoadMetadataReturnsAndTakesWhatIsInTheFile(t *testing.T) {
 	content := `{"topics":[{"name":"orders","paused":true,"channels":[{"name":"mail","paused":false},{"name":"a b"}]},{"name":"x y"},{"name":"empty"}],"version":"1.3.0"}`
 	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 	inBubble(t, func(t *testing.T) {
-		s := newScene(t, 1, func(o *Options) { o.DataPath = dir })
+		var log logBuffer
+		s := newScene(t, 1, log.infoOf, func(o *Options) { o.DataPath = dir })
 		m, err := s.loop.LoadMetadata()
 		require.NoError(t, err)
+		require.Contains(t, log.last(), `count=2 first="topic \"x y\" with its 0 channels, channel \"a b\" of topic \"orders\""`)
 		require.Equal(t, Metadata{Version: "1.3.0", Topics: []TopicMetadata{
 			{Name: "orders", Paused: true, Channels: []ChannelMetadata{{Name: "mail"}}},
 			{Name: "empty"},
@@ -288,7 +291,7 @@ func TestSetMetadataRejectsFaultsAndChangesNothing(t *testing.T) {
 	}{
 		"topic twice":            {TopicMetadata{Name: "good"}, `topic "good" is declared twice`, nil},
 		"channel twice":          {TopicMetadata{Name: "a", Channels: channels("x", "y", "x")}, `channel "x" of topic "a" is declared twice`, nil},
-		"topic with a space":     {TopicMetadata{Name: "a b"}, `invalid name: topic "a b"`, ErrInvalidName},
+		"topic with a space":     {TopicMetadata{Name: "a b"}, `invalid name: topic "a b": names have 1 to 64`, ErrInvalidName},
 		"topic with a newline":   {TopicMetadata{Name: "a\nREGISTER b"}, `topic "a\nREGISTER b"`, ErrInvalidName},
 		"topic without a name":   {TopicMetadata{}, `topic ""`, ErrInvalidName},
 		"topic of 65 characters": {TopicMetadata{Name: strings.Repeat("x", 65)}, "topic", ErrInvalidName},

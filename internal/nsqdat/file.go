@@ -58,6 +58,8 @@ func Open(disk Disk, path string) (*File, error) {
 		return nil, fmt.Errorf("lookuploop: data path %s: %w (create the directory, or set another DataPath)", path, err)
 	case errors.Is(err, syscall.ENOTDIR):
 		return nil, fmt.Errorf("lookuploop: data path %s: %w (set DataPath to a directory, the one of nsqd.dat)", path, err)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("lookuploop: data path %s: %w (make the directory readable and writable for this user, or set another DataPath)", path, err)
 	case err != nil:
 		return nil, fmt.Errorf("lookuploop: data path %s: %w", path, err)
 	}
@@ -118,7 +120,14 @@ func (f *File) Load() (*Contents, error) {
 		return f.loadNothing()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("lookuploop: read metadata from %s: %w", f.path, err)
+		advice := ""
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			advice = " (make the file readable for this user)"
+		case errors.Is(err, syscall.EISDIR):
+			advice = " (move the directory away, nsqd.dat is a file)"
+		}
+		return nil, fmt.Errorf("lookuploop: read metadata from %s: %w%s", f.path, err, advice)
 	}
 	m, err := decode(data)
 	if err != nil {
@@ -165,6 +174,9 @@ func (f *File) Write(items iter.Seq[Item], version string) error {
 
 func (f *File) replace(items iter.Seq[Item], version string) error {
 	name, temp, err := f.createTemp()
+	if errors.Is(err, fs.ErrNotExist) { // one with the same path is not the one that is locked
+		return fmt.Errorf("%w (the directory was removed while in use: create it again and restart the broker)", err)
+	}
 	if err != nil {
 		return err
 	}

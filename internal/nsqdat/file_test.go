@@ -2,6 +2,7 @@ package nsqdat_test
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -186,6 +187,15 @@ func TestOpeningRemovesWhatACrashLeftAndNothingElse(t *testing.T) {
 	require.ElementsMatch(t, others, namesIn(t, dir))
 }
 
+func TestDataPathThatCannotBeOpened(t *testing.T) {
+	_, err := nsqdat.Open(noAccess{}, "data")
+	require.EqualError(t, err, "lookuploop: data path data: permission denied (make the directory readable and writable for this user, or set another DataPath)")
+}
+
+type noAccess struct{}
+
+func (noAccess) Open(string) (nsqdat.Directory, error) { return nil, syscall.EACCES }
+
 func TestOpeningThatFailsLeavesTheDataPathUnlocked(t *testing.T) {
 	for _, failing := range []string{"list", "remove"} {
 		disk := nsqdattest.NewDisk(map[string]string{"nsqd.dat.7.tmp": ""})
@@ -238,10 +248,41 @@ func TestMissingMetadataIsEmptyAndUnreadableMetadataIsAnError(t *testing.T) {
 	require.Empty(t, version)
 	require.Empty(t, items)
 
-	disk.Order(func(string) nsqdattest.Fault { return nsqdattest.Fault{Err: syscall.EACCES} })
-	_, err = f.Load()
-	require.ErrorIs(t, err, syscall.EACCES)
-	require.NotErrorIs(t, err, nsqdat.ErrCorrupt)
+	for errno, advice := range map[syscall.Errno]string{
+		syscall.EACCES: "make the file readable for this user",
+		syscall.EISDIR: "move the directory away, nsqd.dat is a file",
+	} {
+		disk.Order(func(string) nsqdattest.Fault { return nsqdattest.Fault{Err: errno} })
+		_, err = f.Load()
+		require.ErrorIs(t, err, errno)
+		require.NotErrorIs(t, err, nsqdat.ErrCorrupt)
+		require.ErrorContains(t, err, "("+advice+")")
+	}
+}
+
+func TestErrorsOfCorruptMetadataSayWhatIsWrong(t *testing.T) {
+	for content, want := range map[string]string{
+		"":                            "byte 0 of 0: the file is empty",
+		`{"topics":{"a":1}}`:          `byte 11 of 18: "topics" can't be a JSON object`,
+		`{"topics":[{"name":["a"]}]}`: `byte 20 of 27: "topics.name" can't be a JSON array`,
+		`[1,2]`:                       "byte 1 of 5: nsqd.dat can't be a JSON array",
+	} {
+		f, err := nsqdat.Open(nsqdattest.NewDisk(map[string]string{nsqdat.Name: content}), "data")
+		require.NoError(t, err)
+		_, err = f.Load()
+		require.ErrorIs(t, err, nsqdat.ErrCorrupt)
+		require.ErrorContains(t, err, want+" (fix the file, or move it away to start without topics)")
+	}
+}
+
+func TestDirectoryThatIsRemovedWhileInUse(t *testing.T) {
+	disk := nsqdattest.NewDisk(nil)
+	f, err := nsqdat.Open(disk, "data")
+	require.NoError(t, err)
+	disk.Order(func(string) nsqdattest.Fault { return nsqdattest.Fault{Err: syscall.ENOENT} })
+	err = write(f, "")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.ErrorContains(t, err, "(the directory was removed while in use: create it again and restart the broker)")
 }
 
 // TestFileIsCleanIfAWriterWouldWriteTheSame: what isn't is written again once.

@@ -40,10 +40,17 @@ func decode(data []byte) (metadata, error) {
 		return m, nil
 	}
 	var offset int64
-	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+	if len(data) == 0 {
+		err = errors.New("the file is empty")
+	} else if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		offset = syntax.Offset
 	} else if mismatch, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		offset = mismatch.Offset
+		field := Name
+		if mismatch.Field != "" {
+			field = strconv.Quote(mismatch.Field)
+		}
+		err = fmt.Errorf("%s can't be a JSON %s", field, mismatch.Value)
 	}
 	return metadata{}, fmt.Errorf("byte %d of %d: %w", offset, len(data), err)
 }
