@@ -203,6 +203,9 @@ func After(n int, o Order) Order {
 	return o
 }
 
+// verbs are those of the commands that nsqlookupd knows.
+var verbs = []string{"IDENTIFY", "REGISTER", "UNREGISTER", "PING"}
+
 // On limits an order to commands that begin with the words of pattern. Each word is a
 // pattern as in [path.Match]:
 //
@@ -211,8 +214,8 @@ func After(n int, o Order) Order {
 //	"* bad-*"            any command for topics that begin with bad-
 //	"REGISTER *[02468]"  topics that end in an even digit
 //
-// On panics if the pattern is malformed, or if the order doesn't act on commands, such
-// as [Refuse].
+// On panics if the pattern is malformed, if no command of nsqlookupd has such a verb
+// (verbs are upper-case), or if the order doesn't act on commands, such as [Refuse].
 func On(pattern string, o Order) Order {
 	if o.at&^(observing|answering) != 0 {
 		panic(fmt.Sprintf("lookupdtest: On(%q, …): the order doesn't act on commands", pattern))
@@ -222,6 +225,9 @@ func On(pattern string, o Order) Order {
 		if _, err := path.Match(word, ""); err != nil {
 			panic(fmt.Sprintf("lookupdtest: On(%q, …): %q: %v", pattern, word, err))
 		}
+	}
+	if len(words) > 0 && !slices.ContainsFunc(verbs, func(verb string) bool { matched, _ := path.Match(words[0], verb); return matched }) {
+		panic(fmt.Sprintf("lookupdtest: On(%q, …): no command is called %q; there are IDENTIFY, REGISTER, UNREGISTER and PING", pattern, words[0]))
 	}
 	inner := o.matches
 	o.matches = func(x *exchange) bool {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -76,6 +77,13 @@ func TestOrdersThatMakeNoSense(t *testing.T) {
 	}
 	require.Panics(t, func() { Times(0, Hang()) })
 	require.Panics(t, func() { Rate(0) })
+	for what, order := range map[string]func(time.Duration) Order{"Delay": Delay, "Drip": Drip, "CloseIdle": CloseIdle} {
+		require.PanicsWithValue(t, "lookupdtest: "+what+"(-1ns): a duration can't be negative", func() { order(-1) })
+	}
+	for _, verb := range []string{"register", "REGSTER", "FIN"} {
+		require.PanicsWithValue(t, `lookupdtest: On("`+verb+` orders", …): no command is called "`+verb+`"; there are IDENTIFY, REGISTER, UNREGISTER and PING`,
+			func() { On(verb+" orders", Drop()) })
+	}
 	for _, empty := range []Order{{}, Once(Order{}), On("PING", Order{})} {
 		require.PanicsWithValue(t, "lookupdtest: Do of an empty Order: make it with a function such as Hang",
 			func() { NewUnstartedServer().Do(empty) })

@@ -72,7 +72,9 @@ func HalfOpen() Order {
 
 // Delay makes each command take d longer. The commands of one connection wait for each
 // other, as in nsqlookupd. To simulate a slow network, use [Network.SetLatency].
+// It panics if d is negative.
 func Delay(d time.Duration) Order {
+	mustNotBeNegative("Delay", d)
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		if x.sleep(d) {
 			next()
@@ -80,10 +82,16 @@ func Delay(d time.Duration) Order {
 	}}
 }
 
+func mustNotBeNegative(order string, d time.Duration) {
+	if d < 0 {
+		panic(fmt.Sprintf("lookupdtest: %s(%v): a duration can't be negative", order, d))
+	}
+}
+
 // Rate simulates a busy nsqlookupd. It carries out at most n commands per second, over
 // all connections, in the order in which they arrive. It doesn't catch up after a pause.
 // In real time, timers limit one connection to some thousand commands per second. To
-// make each command slow, use [Delay].
+// make each command slow, use [Delay]. It panics if n is less than 1.
 func Rate(n int) Order {
 	if n < 1 {
 		panic(fmt.Sprintf("lookupdtest: Rate(%d): it is at least one command per second", n))
@@ -95,8 +103,10 @@ func Rate(n int) Order {
 	}}
 }
 
-// Drip sends answers one byte at a time, with d between two bytes.
+// Drip sends answers one byte at a time, with d between two bytes. It panics if d is
+// negative.
 func Drip(d time.Duration) Order {
+	mustNotBeNegative("Drip", d)
 	return Order{at: answering, act: func(x *exchange, next func()) {
 		next()
 		for ; len(x.data) > 0; x.data = x.data[1:] {
@@ -131,8 +141,9 @@ func cut(at point, n int) Order {
 
 // CloseIdle closes a connection that sends nothing for d. Some other implementations of
 // lookupd do that; nsqlookupd doesn't. It applies to an existing connection only after
-// the next command on it.
+// the next command on it. It panics if d is negative.
 func CloseIdle(d time.Duration) Order {
+	mustNotBeNegative("CloseIdle", d)
 	return Order{at: waiting, act: func(x *exchange, next func()) {
 		x.conn.raw.SetReadDeadline(time.Now().Add(d))
 		next()
