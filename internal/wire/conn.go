@@ -98,7 +98,7 @@ func (c *Conn[T]) Identify(body map[string]any) (answer []byte, err error) {
 
 	switch {
 	case isOfNsqd(answer):
-		return nil, c.explain(Identify, fmt.Errorf("%w: an nsqd answered %s: name nsqlookupd's TCP port (4160)", errStranger, Quote(answer)))
+		return nil, c.explain(Identify, fmt.Errorf("%w: an nsqd answered %s: name nsqlookupd's TCP port (4160)", errStranger, Quote(answer[frameType:])))
 	case isError(answer):
 		return nil, c.answerError(command[T]{verb: Identify}, answer)
 	case bytes.Equal(answer, answerOK):

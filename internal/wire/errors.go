@@ -76,8 +76,11 @@ const (
 
 // isOfNsqd tells whether an answer begins with the type of a frame, as nsqd's do.
 func isOfNsqd(answer []byte) bool {
-	return len(answer) >= 4 && bytes.HasPrefix(answer, []byte{0, 0, 0})
+	return len(answer) >= frameType && bytes.HasPrefix(answer, []byte{0, 0, 0})
 }
+
+// frameType is how many bytes it takes.
+const frameType = 4
 
 // DialError says why Dial made no connection to address, and what may be wrong with
 // that; nil if it made one.
