@@ -208,7 +208,7 @@ func isSpaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsCont
 func (l *Loop) Drain(ctx context.Context) error {
 	ended := ctx.Done() // a nil context panics here
 	if err := l.SetLookupdTCPAddresses(nil); err != nil {
-		return err
+		return fmt.Errorf("%w: Drain must come before Close, and before the end of Run's context: give Run one of its own", err)
 	}
 	l.mu.Lock()
 	leaving := slices.Clone(l.leaving)

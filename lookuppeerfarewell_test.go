@@ -234,7 +234,9 @@ func TestDrainWaitsUntilEveryLookupdWasLeft(t *testing.T) {
 		s.registered()
 		require.Equal(t, []string{"broker.test:4150"}, s.lookupds[0].Producers("meanwhile", ""))
 		require.NoError(t, s.end())
-		require.ErrorIs(t, s.loop.Drain(t.Context()), ErrClosed)
+		err = s.loop.Drain(t.Context())
+		require.ErrorIs(t, err, ErrClosed)
+		require.ErrorContains(t, err, "Drain must come before Close, and before the end of Run's context")
 	})
 }
 

@@ -90,6 +90,9 @@ func New(opts Options) (*Loop, error) {
 
 // mayChange returns why nothing can be changed now, if so.
 func (l *Loop) mayChange() error {
+	if l.done == nil {
+		return errors.New("lookuploop: this Loop was not made by New")
+	}
 	if l.hasEnded() {
 		return ErrClosed
 	}

@@ -24,6 +24,7 @@ func TestRunNeedsAContext(t *testing.T) {
 	var none context.Context
 	require.ErrorContains(t, loop.Run(none), "Run needs a context")
 	require.NoError(t, loop.Notify(TopicCreated("orders")), "it has neither begun nor ended")
+	require.ErrorContains(t, new(Loop).Notify(TopicCreated("orders")), "this Loop was not made by New")
 }
 
 func TestRunRunsOnce(t *testing.T) {
