@@ -296,6 +296,28 @@ func TestVerificationsThatCanAskNobodyAreErrors(t *testing.T) {
 	})
 }
 
+// What the advice of these findings says helps.
+func TestALookupdThatIsRemovedAndAddedAgainListsWhatTheBrokerHas(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newVerifyScene(t)
+		defer s.lookupds[0].Do(lookupdtest.On("UNREGISTER gone", lookupdtest.Reply("OK")))() // and does nothing
+		s.notify(TopicCreated("gone"))
+		s.registered()
+		s.notify(TopicDeleted("gone"))
+		s.registered()
+		s.post(s.lookupds[0], "/topic/delete?topic=invoices")
+		s.post(s.lookupds[0], "/channel/delete?topic=orders&channel=mail")
+		require.Equal(t, []string{"not listed lookupd1 invoices", "channel missing lookupd1 orders/mail", "stale lookupd1 gone"}, s.found("gone", "invoices", "orders"))
+
+		both := addressesOf(s.loop)
+		require.NoError(t, s.loop.SetLookupdTCPAddresses(both[1:]))
+		require.NoError(t, s.loop.SetLookupdTCPAddresses(both))
+		s.registered()
+		time.Sleep(time.Second)
+		require.Empty(t, s.found("gone", "invoices", "orders"))
+	})
+}
+
 // Run waits for a verification, which ends with it.
 func TestRunEndsDuringAVerification(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

@@ -41,7 +41,7 @@ a.test:4150  a.test:4151  a.test-name  1.3.0    13      1
 not listed: broker a.test:4150, at lookupd lookupd1.test:4161
   of: orders, t00, t01, t02, t03, t04, t05, t06, t07, t08, and 3 more
   seen: the lookupd doesn't know the topic
-  consumers that ask this lookupd don't find the broker: reconnect the broker to it, which announces everything again (the topic was deleted at the lookupd, say)
+  consumers that ask this lookupd don't find the broker, perhaps because the topic was deleted there: remove the lookupd from the broker's addresses and add it again, or restart the broker; a broker with lookuploop's VerifyInterval announces it again by itself
 
 not reachable: broker b.test:4150
   seen: dial tcp b.test:4150: connect: connection refused

@@ -267,7 +267,7 @@ func TestEachKindHasAdvice(t *testing.T) {
 		ChannelMissing, Stale, NotResolvable, NotReachable, NamesDiffer} {
 		require.NotEmpty(t, Finding{Kind: kind}.Advice(), kind)
 	}
-	require.Contains(t, Finding{Kind: NotListed, Topic: "orders"}.Advice(), "(the topic was deleted at the lookupd, say)")
+	require.Contains(t, Finding{Kind: NotListed, Topic: "orders"}.Advice(), "remove the lookupd from the broker's addresses and add it again")
 	require.Contains(t, Finding{Kind: NotListed}.Advice(), "check that the lookupd is among the addresses", "there is nothing to reconnect")
 	text, err := Finding{Tombstoned, lookupd, "a.test:4150", "orders", "", ""}.MarshalJSON()
 	require.NoError(t, err)

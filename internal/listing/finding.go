@@ -23,18 +23,25 @@ const (
 )
 
 var advice = map[Kind]string{
-	NotListed:       "consumers that ask this lookupd don't find the broker: reconnect the broker to it, which announces everything again (the topic was deleted at the lookupd, say)",
+	NotListed:       "consumers that ask this lookupd don't find the broker, perhaps because the topic was deleted there: " + announceAgain,
 	Tombstoned:      "an administrator hid the topic there: wait until the tombstone ends (45 s by default), or delete the topic at the broker, and create it again when the lookupd has acknowledged that, some seconds later",
 	ListedTwice:     "an old connection of the broker is still listed: it goes once the lookupd's TCP notices, and is hidden after 300 s; if it stays, two brokers have the same address and host name",
 	ListedElsewhere: "consumers or nsqadmin are sent to another address than the broker's: correct its broadcast address and ports, and restart it",
-	OtherVersion:    "the lookupd still lists the connection of another version of the broker: reconnect the broker to it",
+	OtherVersion:    "the lookupd lists a connection that another version of the broker made, and no newer one: see the broker's log for why it isn't connected; the old connection goes once the lookupd's TCP notices, and is hidden after 300 s",
 	AddressShared:   "another broker announces the same address, or this one did under another host name: give each broker an address and port of its own",
-	ChannelMissing:  "brokers where the topic is created don't create the channel: reconnect the broker to the lookupd, which announces everything again",
-	Stale:           "consumers are sent to the broker for a topic that it doesn't have: reconnect the broker to the lookupd, which announces what it has",
+	ChannelMissing:  "brokers where the topic is created don't create the channel: " + announceAgain,
+	Stale:           "consumers are sent to the broker for a topic that it doesn't have: " + connectAgain,
 	NotResolvable:   "consumers like this machine can't resolve the broadcast address: set one that they can resolve, or correct DNS",
 	NotReachable:    "consumers like this machine can't dial the broadcast address: set the address and port at which they reach the broker, or open the firewall",
 	NamesDiffer:     "no broker that was asked has the topic and only some lookupds know it, so nsqadmin and topic patterns find it or not: delete it with nsqadmin if nobody needs it",
 }
+
+// What lets a broker announce what it has on a new connection. With a VerifyInterval
+// or a ResyncInterval it says again what it has, but not what it doesn't have.
+const (
+	connectAgain  = "remove the lookupd from the broker's addresses and add it again, or restart the broker"
+	announceAgain = connectAgain + "; a broker with lookuploop's VerifyInterval announces it again by itself"
+)
 
 // notConnected is the advice about a broker that isn't listed at all.
 const notConnected = "consumers that ask this lookupd don't find the broker: check that the lookupd is among the addresses that the broker registers with, and see the broker's log for why it isn't connected"
