@@ -38,8 +38,8 @@ func run(ctx context.Context, lookupd string) error {
 		return err // it lists every invalid option
 	}
 
-	// Run must not end with the signal: Drain needs it. Close ends it, waits for
-	// it, and returns its error.
+	// Don't pass ctx to Run: Drain works only while Run is running. Close ends Run,
+	// waits for it, and returns its error.
 	go loop.Run(context.Background())
 
 	// Do this wherever the broker creates or deletes a topic or channel.
