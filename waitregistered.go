@@ -11,8 +11,8 @@ import (
 
 // WaitRegistered waits until n nsqlookupds are connected and know everything that
 // was accepted before the call, all at the same time. If n <= 0, it waits for all
-// that are configured, and returns at once if there are none. If n is larger than
-// the number of configured addresses, it waits until addresses are added.
+// that are configured, and returns nil at once if there are none, as after Drain. If n
+// is larger than the number of configured addresses, it waits until addresses are added.
 //
 // An nsqlookupd that refused a name doesn't count. If too few others remain,
 // WaitRegistered returns the joined *[ResponseError] values. If ctx ends first, the
@@ -40,7 +40,8 @@ func (l *Loop) WaitRegistered(ctx context.Context, n int) error {
 }
 
 // Registered is for readiness probes. It returns nil if n nsqlookupds know
-// everything now, or all that are configured if n <= 0. It doesn't wait.
+// everything now, or all that are configured if n <= 0. It doesn't wait. Use n >= 1:
+// with n <= 0, a broker without addresses is registered, as after Drain.
 //
 // Otherwise the error is [ErrNotRegistered]. It says which nsqlookupds are missing
 // and why, and wraps the errors of their connections. If too many nsqlookupds

@@ -16,7 +16,8 @@ import (
 //
 // Use 1 for n in most cases: consumers can then find the broker. With n <= 0, a
 // single nsqlookupd that is down takes the broker out of service, and a broker
-// without addresses is ready.
+// without addresses is ready. After Drain there are none: n >= 1 gives 503, and n <= 0
+// gives 200.
 func Ready(loop interface{ Registered(n int) error }, n int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !begin(w, r) {
