@@ -99,8 +99,8 @@ type configuredAddressKey struct{}
 // ConfiguredAddress is for use in Dial of [Options], for example to verify a TLS
 // certificate. It returns the address in LookupdTCPAddresses that led to the one
 // being dialed, or the first one if there are several. With a ResolveInterval that
-// is a host name with a port, or a SRV name, while Dial gets an IP address. With any
-// other context it returns the empty string.
+// is a host name with a port, or a SRV name, which has none, while Dial gets an IP
+// address. With any other context it returns the empty string.
 func ConfiguredAddress(ctx context.Context) string {
 	address, _ := ctx.Value(configuredAddressKey{}).(string)
 	return address
@@ -195,8 +195,8 @@ func broadcastMistake(host string) string {
 
 func isSpaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 
-// Drain leaves discovery, so that no new consumers connect, while the broker serves
-// those that are connected. It unregisters ephemeral topics and channels, closes the
+// Drain leaves discovery: it removes the broker from every nsqlookupd, so that no new
+// consumers find it. Connected consumers stay. It unregisters ephemeral topics and channels, closes the
 // connections to all nsqlookupds, and returns when that is done. It takes at most
 // 1 s unless Dial, Logger or OnStateChange blocks. Notify and nsqd.dat work as before.
 // SetLookupdTCPAddresses registers the broker again.

@@ -181,7 +181,8 @@ func (h holdings) without(refused []*ResponseError) holdings {
 }
 
 // LoadMetadata restores the topics and channels from nsqd.dat and returns them. It
-// locks DataPath until Run or Close returns. If there is no file or no DataPath, it
+// locks DataPath until Run or Close returns. The Loop has these topics and channels
+// from then on: create them in the broker, but don't pass them to Notify. If there is no file or no DataPath, it
 // returns an empty Metadata. A missing file is written when Run begins.
 //
 // With a DataPath, LoadMetadata must be called once, before Notify, SetMetadata and

@@ -134,8 +134,8 @@ type Options struct {
 	// request, may be 16 times as long. Default: 1 MiB.
 	MaxResponseSize int
 
-	// Dial opens the TCP connection to an nsqlookupd, for example with TLS. It must
-	// return when its context ends. What it returns with an error is neither used
+	// Dial opens the TCP connection to an nsqlookupd, for example with TLS. HTTP
+	// requests don't use it, see HTTPClient. Dial must return when its context ends. What it returns with an error is neither used
 	// nor closed. It must not fix the local port, because
 	// nsqlookupd tells producers apart by it. The connection must support
 	// deadlines. Its Close is called once and should not block. Of a *tls.Conn only
@@ -143,8 +143,10 @@ type Options struct {
 	// Default: net.Dialer's DialContext.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// HTTPClient is used by TopicChannels and verifications. A request must end when
-	// its context does: the call and Run wait for it. Default: a client that gives
+	// HTTPClient is used by TopicChannels and verifications. They send http:// requests
+	// to the host and port that the nsqlookupd announced. For https, use a Transport that
+	// changes Scheme and Host of the request's URL. A request must end when its context
+	// does: the call and Run wait for it. Default: a client that gives
 	// up after ResponseTimeout, follows no redirects and uses no proxy.
 	HTTPClient *http.Client
 

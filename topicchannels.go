@@ -34,7 +34,9 @@ func newHTTPClient(timeout time.Duration, maxResponseSize int) *http.Client {
 }
 
 // TopicChannels returns the channels that a topic has at any broker, so that this
-// broker can create them before the topic's first message, as nsqd does. It asks
+// broker can create them before the topic's first message, as nsqd does. It waits for
+// the network: don't hold the lock that guards Notify, and check afterwards that the
+// topic still exists. It asks
 // every nsqlookupd whose HTTP address is known, unless it hangs, and returns the
 // union of the answers, sorted, without ephemeral channels. If some nsqlookupds
 // fail, it returns the answers of the others and the joined errors. If there is none

@@ -5,7 +5,10 @@
 //	prometheus.MustRegister(lookupprom.NewCollector(loop))
 //
 // It is a module of its own, so that the library doesn't depend on the Prometheus
-// client.
+// client. To use it from a clone, your go.mod needs a replace for both modules,
+// github.com/lookuploop/lookuploop and github.com/lookuploop/lookuploop/lookupprom,
+// because Go ignores the replace in the go.mod of a dependency. To read this
+// documentation in a clone: cd lookupprom && go doc -all .
 //
 // # Metrics
 //
