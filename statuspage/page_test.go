@@ -47,20 +47,20 @@ func testPageSaysHowThingsStand(t *testing.T) {
 		want   []string
 	}{
 		"nothing": {lookuploop.Status{}, "", []string{
-			"0 of 0 lookupds – lookuploop lookuploop · Run was not called yet No lookupd is configured So consumers can’t find this broker. The broker has 0 topics and 0 channels.",
+			"0 of 0 lookupds – lookuploop lookuploop · Run was not called yet No lookupd is configured So consumers can’t find this broker: set LookupdTCPAddresses, or call SetLookupdTCPAddresses. It is the same after Drain. The broker has 0 topics and 0 channels.",
 		}},
 		"all is well": {lookuploop.Status{Broker: broker, Topics: 1, Channels: 1234, Lookupds: []lookuploop.LookupdStatus{good}}, "", []string{
 			"1 of 1 lookupd – broker.test:4150 broker.test:4150 · HTTP 4151 · host b1 · version 1.3.0 · zone z · region r · running for 2 h 0 min " +
 				"The lookupd knows everything The broker has 1 topic and 1,234 channels.",
 			"10.0.0.7:4160 from lookupd.test:4160, _lookupd._tcp.test nsqlookupd 1.3.0 on node1 HTTP at lookupd.test:4161",
-			"connected for 1 min 30 s 1 connect, 0 failures, 12 commands 0 7 s ago 0.432 ms – For programs: JSON",
+			"connected for 1 min 30 s 1 connection, 0 failures, 12 commands 0 7 s ago 0.432 ms – For programs: JSON",
 		}},
 		"twice": {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good, good}}, "", []string{"All 2 lookupds know everything"}},
 		"trouble": {lookuploop.Status{Lookupds: []lookuploop.LookupdStatus{good, bad, waiting}}, "", []string{
 			"1 of 3 lookupds knows everything 2 are not connected, the longest for 1 d 2 h. The broker",
-			"b.test:4160 not connected for 1 d 2 h 0 connects, 41 failures, 0 commands 3,000 never – in 3 s " +
+			"b.test:4160 not connected for 1 d 2 h 0 connections, 41 failures, 0 commands 3,000 never – in 3 s " +
 				"Last error: dial: connection refused Not resolved: lookuploop: b.test: no such host Refused orders channel ship: E_BAD_CHANNEL is not valid",
-			"c.test:4160 not connected for 0 s 0 connects, 0 failures, 0 commands 0 never – now",
+			"c.test:4160 not connected for 0 s 0 connections, 0 failures, 0 commands 0 never – now",
 		}},
 		"names": {lookuploop.Status{Names: []lookuploop.NameStatus{
 			{Name: "lookupd.test:4160", Addresses: []string{"10.0.0.1:4160", "10.0.0.2:4160"}, LookedUp: now.Add(-time.Minute), NextLookup: now.Add(4 * time.Minute)},
@@ -69,7 +69,7 @@ func testPageSaysHowThingsStand(t *testing.T) {
 		}}, "", []string{
 			"lookupd.test:4160 leads to 2 lookupds : 10.0.0.1:4160, 10.0.0.2:4160; looked up 1 min 0 s ago , again in 4 min 0 s .",
 			"_lookupd._tcp.test leads to 1 lookupd : 10.0.0.7:4160; looked up 0 s ago . Not resolved: gone.test.: no such host",
-			"new.test:4160 leads nowhere ; not looked up yet.",
+			"new.test:4160 has no address ; not looked up yet.",
 		}},
 		"on disk": {lookuploop.Status{Metadata: lookuploop.MetadataStatus{Path: "/data/nsqd.dat", LastWrite: now.Add(-3 * time.Hour), Writes: 2}}, "", []string{
 			"/data/nsqd.dat everything is on disk ; last written 3 h 0 min ago , 2 writes, 0 failures.",
@@ -78,7 +78,7 @@ func testPageSaysHowThingsStand(t *testing.T) {
 			"/data/nsqd.dat not everything is on disk yet ; not written yet, 0 writes, 1 failure. Last error: disk full",
 		}},
 		"not verified yet": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1}}, "", []string{
-			"What consumers find not verified yet, 0 topics announced again.",
+			"What consumers find not verified yet. For programs",
 		}},
 		"nobody to verify with": {lookuploop.Status{Verification: lookuploop.VerificationStatus{Interval: 1, Ended: now, Error: errors.New("lookuploop: no lookupd")}}, "", []string{
 			"What consumers find verified 0 s ago , 0 topics announced again. no lookupd For programs",
