@@ -49,7 +49,8 @@
 //
 // To stop:
 //
-//   - [Loop.Drain] leaves discovery while the broker serves its clients.
+//   - [Loop.Drain] leaves discovery: new consumers don't find the broker any more.
+//     Meanwhile it serves its clients.
 //   - [Loop.Close], or the end of the context of [Loop.Run], ends everything.
 //
 // # Options
@@ -73,19 +74,20 @@
 // # Guarantees
 //
 // Once faults stop, every configured nsqlookupd lists the broker as a producer
-// of exactly what it has. That takes one backoff, one round trip, and the time
-// that the nsqlookupd needs. Only a name that was refused takes longer: it is
-// tried again after MaxBackoff, doubling to 1 h, or to 1 min while the nsqlookupd
-// refuses all topics.
+// of exactly the topics and channels that it has. This takes at most one pause of
+// MaxBackoff, one round trip, and the time that the nsqlookupd needs. Only a name
+// that was refused takes longer: the Loop tries it again after MaxBackoff. The pause
+// doubles each time, up to 1 h. While the nsqlookupd refuses all topics, it doubles
+// up to 1 min.
 //
-//   - The latest state of a name wins. Nothing is sent that wasn't true when it was
-//     read from the broker's state. A name that changes often needs no more memory
+//   - The latest state of a name wins. The Loop sends a change only if it is still
+//     true when the command is prepared. A name that changes often needs no more memory
 //     than any other, and its old states are not sent later.
 //   - An nsqlookupd that is slow, stuck, down or hostile doesn't delay the others
 //     or the broker. Notify waits for neither network nor disk.
-//   - An nsqlookupd that answers gets its PING no later than ResponseTimeout
-//     after HeartbeatInterval, even during a sync over a slow line, provided that
-//     it carries out 100 commands in that time.
+//   - An nsqlookupd that carries out at least 100 commands per ResponseTimeout gets
+//     a PING every HeartbeatInterval, at most ResponseTimeout late, even during a
+//     sync over a slow line.
 //   - A lost connection is noticed at once. The next attempt follows after a random
 //     pause, below 100 ms at first and 5 s later. A change at the broker ends the
 //     pause, at most once a second.
@@ -97,9 +99,10 @@
 //     names are registered.
 //
 // nsqlookupd closes the connection when it refuses a name. So names in doubt are
-// sent over a second connection, the probe. A name is in doubt if it was not
-// acknowledged when another one was refused, or if two connections in a row ended
-// while the same commands were unanswered. The probe asks about many names at
+// sent over a second connection, the probe. When an nsqlookupd refuses a name, all
+// names that it has not acknowledged yet are in doubt. If two connections in a row
+// end while the same commands are unanswered, the names of these commands are in
+// doubt, too. The probe asks about many names at
 // once, and about half as many each time it ends without an answer. Names that
 // are acknowledged there are then sent on the main connection. A good name in
 // doubt waits a few round trips for each refused name in doubt.
@@ -161,9 +164,9 @@
 // the call that waits for it, or a verification. A panic in one of them ends the
 // program.
 //
-// A nil context is an error of Run and TopicChannels. Methods that wait panic, as
-// in the standard library. With a context that has already ended, they still
-// return nil if there is nothing to wait for.
+// With a nil context, Run and TopicChannels return an error, and other methods panic,
+// as in the standard library. With a context that has already ended, methods that
+// wait return nil if there is nothing to wait for.
 //
 // # Errors
 //

@@ -66,8 +66,9 @@ type Options struct {
 	DataPath string
 
 	// HeartbeatInterval is the time between two PINGs to an nsqlookupd, at most
-	// 100 s. nsqlookupd hides a producer after 300 s without one. Set 5 s for an
-	// implementation that closes connections idle for 15 s. Default: 15 s.
+	// 100 s. nsqlookupd hides a producer after 300 s without one. Some other
+	// implementations close a connection after 15 s without a command: set 5 s for
+	// those. Default: 15 s.
 	HeartbeatInterval time.Duration
 
 	// DialTimeout bounds one call of Dial. Default: 1 s.
@@ -80,12 +81,12 @@ type Options struct {
 
 	// MinBackoff and MaxBackoff bound the pause before the next attempt to connect.
 	// The pause is random, between 0 and a limit that starts at MinBackoff and
-	// doubles up to MaxBackoff. After a connection that was accepted and didn't
-	// hang, the limit is at most 1 s, and shorter the longer the nsqlookupd had
-	// acknowledged everything. A change at the broker ends the pause, at most once
+	// doubles up to MaxBackoff. After a connection that worked, the limit is at most
+	// 1 s, and less if the nsqlookupd had been up to date for some time. A change at the broker ends the pause, at most once
 	// a second. After a refused IDENTIFY the pause is at least half of MaxBackoff.
 	// MaxBackoff is also the first pause before refused names are tried again.
-	// Default: 100 ms and 5 s.
+	// Default: 100 ms and 5 s. If only one is set and they contradict each other, the
+	// other one is the same.
 	MinBackoff, MaxBackoff time.Duration
 
 	// ResyncInterval is the time after which everything is announced again on a
@@ -112,9 +113,9 @@ type Options struct {
 	// at all. While one of its addresses isn't connected, a name is looked up every
 	// 1 to 1.5 s, because the nsqlookupd may have moved.
 	//
-	// An address without a connection is dropped when one look-up lacks it, and one
-	// with a connection when three look-ups in a row lack it, because some DNS
-	// servers return only a part of the addresses.
+	// If a look-up doesn't return a known address, the address is dropped. If it is
+	// connected, that takes three such look-ups in a row, because some DNS servers
+	// return only a part of the addresses.
 	//
 	// Default: 0, which means that Dial looks names up, and takes one address.
 	ResolveInterval time.Duration
