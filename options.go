@@ -122,10 +122,10 @@ type Options struct {
 
 	// ResolveNetwork selects the IP addresses of a name: all ("ip"), IPv4 ("ip4") or
 	// IPv6 ("ip6"). An nsqlookupd that is reached at both would list the broker
-	// twice. It needs a ResolveInterval. Default: "ip".
+	// twice. It is for ResolveInterval only. Default: "ip".
 	ResolveNetwork string
 
-	// Resolver looks up the names. It needs a ResolveInterval. Each call has a context that
+	// Resolver looks up the names for ResolveInterval. Each call has a context that
 	// ends after 5 s, or when Run's context ends, and must return then. Until it
 	// returns, the known addresses of the name stay. Default: net.DefaultResolver.
 	Resolver Resolver
@@ -292,14 +292,8 @@ func (o Options) withDefaults() (Options, error) {
 	case "":
 		o.ResolveNetwork = "ip"
 	case "ip", "ip4", "ip6":
-		if o.ResolveInterval == 0 {
-			fault("ResolveNetwork %q has no effect without a ResolveInterval: set one, such as 30 * time.Second", o.ResolveNetwork)
-		}
 	default:
 		fault("ResolveNetwork %q: set it to ip, ip4 or ip6", o.ResolveNetwork)
-	}
-	if o.Resolver != nil && o.ResolveInterval == 0 {
-		fault("Resolver has no effect without a ResolveInterval: set one, such as 30 * time.Second, or let Dial resolve names")
 	}
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver

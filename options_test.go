@@ -199,8 +199,6 @@ func TestEachFaultOfAnOptionIsAnError(t *testing.T) {
 		"negative verify interval":    {func(o *Options) { o.VerifyInterval = -1 }, "VerifyInterval -1ns: it can't be negative"},
 		"negative resolve interval":   {func(o *Options) { o.ResolveInterval = -1 }, "ResolveInterval -1ns: it can't be negative"},
 		"unknown resolve network":     {func(o *Options) { o.ResolveNetwork = "tcp4" }, `ResolveNetwork "tcp4": set it to ip, ip4 or ip6`},
-		"network without interval":    {func(o *Options) { o.ResolveNetwork = "ip4" }, `ResolveNetwork "ip4" has no effect without a ResolveInterval`},
-		"resolver without interval":   {func(o *Options) { o.Resolver = net.DefaultResolver }, "Resolver has no effect without a ResolveInterval"},
 		"negative response size":      {func(o *Options) { o.MaxResponseSize = -1 }, "MaxResponseSize -1: it can't be negative"},
 		"backoffs the wrong way round": {
 			func(o *Options) { o.MinBackoff, o.MaxBackoff = 2*time.Second, time.Second },

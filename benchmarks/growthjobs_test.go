@@ -45,18 +45,12 @@ func newCounted(t *testing.T, lookupds int, edits ...func(*lookuploop.Options)) 
 		lookupd.Do(lookupdtest.Observe(func(lookupdtest.Command) { c.commands.Add(1) }))
 		c.lookupds = append(c.lookupds, lookupd)
 	}
-	c.loop = newLoop(t, func(o *lookuploop.Options) {
-		o.LookupdTCPAddresses, o.Dial = addresses, c.Dial
+	c.loop = newLoop(t, append([]func(*lookuploop.Options){func(o *lookuploop.Options) {
+		o.LookupdTCPAddresses, o.Dial, o.Resolver = addresses, c.Dial, c
 		o.HTTPClient = &http.Client{Transport: c}
 		o.BroadcastAddress = "127.0.0.1"
 		o.Logger = slog.New(slog.NewTextHandler(c, nil))
-		for _, edit := range edits {
-			edit(o)
-		}
-		if o.ResolveInterval > 0 {
-			o.Resolver = c
-		}
-	})
+	}}, edits...)...)
 	return c
 }
 
