@@ -1,12 +1,17 @@
 package lookuploop
 
 import (
+	"bufio"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -188,4 +193,41 @@ func copyMetadata(m Metadata) Metadata {
 		m.Topics[i].Channels = slices.Clone(m.Topics[i].Channels)
 	}
 	return m
+}
+
+// countCommands serves one connection after another until the listener is
+// closed, and says OK to everything.
+func countCommands(listener net.Listener) map[string]int {
+	count := make(map[string]int)
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return count
+		}
+		sayOK(conn, func(verb string) { count[verb]++ })
+		conn.Close()
+	}
+}
+
+// sayOK answers each command until the connection ends.
+func sayOK(conn net.Conn, heard func(verb string)) {
+	r, w := bufio.NewReader(conn), bufio.NewWriter(conn)
+	r.Discard(len("  V1"))
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return
+		}
+		verb, _, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
+		heard(verb)
+		if verb == "IDENTIFY" {
+			var size [4]byte
+			io.ReadFull(r, size[:])
+			r.Discard(int(binary.BigEndian.Uint32(size[:])))
+		}
+		w.WriteString("\x00\x00\x00\x02OK")
+		if r.Buffered() == 0 {
+			w.Flush()
+		}
+	}
 }
