@@ -36,6 +36,7 @@ func TestWindowGrowsWithTheAnswersUpToItsBound(t *testing.T) {
 func TestNothingIsSentWhileAnAnswerIsLate(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		k := newTalk(t).identified(t)
+		time.Sleep(time.Hour) // which is no answer's delay
 		lift := k.lookupd.Do(lookupdtest.Hang())
 		k.say(t, "REGISTER a")
 		require.Equal(t, FirstWindow-1, k.Room())
