@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -378,32 +377,6 @@ func TestOnStateChangeTellsEachTransitionInOrder(t *testing.T) {
 	})
 }
 
-// lingeringConn is a connection that breaks at a write, and whose reader gets
-// good answers for a while after its end.
-type lingeringConn struct {
-	net.Conn
-	answers int
-}
-
-func (c *lingeringConn) SetReadDeadline(time.Time) error { return nil }
-
-func (c *lingeringConn) Write(p []byte) (int, error) {
-	if strings.HasPrefix(string(p), "REGISTER") {
-		return 0, syscall.EPIPE
-	}
-	return c.Conn.Write(p)
-}
-
-func (c *lingeringConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err != nil && c.answers > 0 {
-		c.answers--
-		time.Sleep(200 * time.Millisecond)
-		return copy(p, answerOK), nil
-	}
-	return n, err
-}
-
 func TestAnswersOfAnOldConnectionAcknowledgeNothingOnTheNew(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		replaced := make(chan bool, 1)
@@ -435,5 +408,37 @@ func TestAnswersOfAnOldConnectionAcknowledgeNothingOnTheNew(t *testing.T) {
 		s.registered()
 		require.Equal(t, []string{"orders", "other"}, announced(s.lookupds[0]))
 		require.EqualValues(t, 2, s.status(1).Connects)
+	})
+}
+
+// idleConn says when its deadline for reading is lifted: all answers have come.
+type idleConn struct {
+	net.Conn
+	isIdle func()
+}
+
+func (c idleConn) SetReadDeadline(t time.Time) error {
+	if t.IsZero() {
+		c.isIdle()
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+func TestAddressThatGoesDuringIdentifyIsNeverConnected(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var log logBuffer
+		var s *scene
+		s = newScene(t, 1, log.watch, func(o *Options) {
+			dial := o.Dial
+			o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := dial(ctx, network, address)
+				return idleConn{conn, func() { s.loop.SetLookupdTCPAddresses(nil) }}, err
+			}
+		})
+		s.run()
+		synctest.Wait()
+		require.Len(t, log.lines("command=IDENTIFY"), 1)
+		require.Empty(t, log.lines("lookupd connected"))
+		require.Zero(t, s.lookupds[0].Connections())
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -369,6 +370,32 @@ type noDeadlinesConn struct{ net.Conn }
 
 func (noDeadlinesConn) SetReadDeadline(time.Time) error {
 	return errors.New("ssh: tcpChan: deadline not supported")
+}
+
+// lingeringConn is a connection that breaks at a write, and whose reader gets
+// good answers for a while after its end.
+type lingeringConn struct {
+	net.Conn
+	answers int
+}
+
+func (c *lingeringConn) SetReadDeadline(time.Time) error { return nil }
+
+func (c *lingeringConn) Write(p []byte) (int, error) {
+	if strings.HasPrefix(string(p), "REGISTER") {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *lingeringConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil && c.answers > 0 {
+		c.answers--
+		time.Sleep(200 * time.Millisecond)
+		return copy(p, answerOK), nil
+	}
+	return n, err
 }
 
 // partConn breaks the rule of io.Writer that a short write has an error.
