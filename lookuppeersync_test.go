@@ -315,10 +315,12 @@ func TestNoPINGFollowsWhatMayBeRefused(t *testing.T) {
 			require.NoError(t, s.loop.SetMetadata(manyTopics(before)))
 			s.notify(TopicCreated("bad"), TopicCreated("good"))
 			s.lookupds[0].Do(lookupdtest.On("REGISTER bad", lookupdtest.BadTopic()))
+			heard := listen(s.lookupds[0])
 			s.run()
 			s.eventually(s.lookupds[0], func() bool { return len(s.lookupds[0].Producers("good", "")) == 1 })
 			require.LessOrEqual(t, s.status(1).Connects, uint64(3))
 			require.Len(t, s.status(1).Refused, 1)
+			require.NotContains(t, strings.Join(heard(), ", "), "IDENTIFY, PING", "what an earlier connection said doesn't count")
 		})
 	}
 }
