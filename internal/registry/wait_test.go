@@ -80,3 +80,19 @@ func TestOnlyThoseAreWokenWhoWaitForWhatWasAcknowledged(t *testing.T) {
 	w.reg.Wake()
 	require.Equal(t, []uint64{1}, woken())
 }
+
+// The waiter may have looked between the end of the connection and what ended it.
+func TestARefusalWakesThoseWhoWait(t *testing.T) {
+	w := newRegistryWorld(1)
+	w.change(Change{TopicCreated, "a", ""})
+	p := w.peers[0]
+	p.connect()
+	watch := w.reg.Watch()
+	chunk, _ := w.reg.Read(p.cursor, ChunkSize, nil)
+	w.reg.Release(p.cursor, chunk, false)
+	<-watch.Changed()
+	require.Equal(t, []Standing{{}}, w.look(watch))
+	w.reg.Refused(p.cursor, chunk[0], true, refusalError("a"), w.now)
+	require.Len(t, watch.Changed(), 1)
+	require.Equal(t, []Standing{{Refuses: true}}, w.look(watch))
+}
