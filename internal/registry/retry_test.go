@@ -40,3 +40,33 @@ func TestRefusalOfWhatIsGoneSetsNothingAside(t *testing.T) {
 	require.Empty(t, p.cursor.aside)
 	require.Empty(t, w.reg.entries)
 }
+
+// TestChannelsAreNotTriedAgainWhileTheirTopicIsRefused, though they were refused
+// before it: to name them would announce it.
+func TestChannelsAreNotTriedAgainWhileTheirTopicIsRefused(t *testing.T) {
+	w := newRegistryWorld(1)
+	p := w.peers[0]
+	p.dislike("a x", "")
+	w.change(Change{TopicCreated, "a", ""})
+	w.change(Change{ChannelCreated, "a", "x"})
+	p.converge(t)
+	p.dislike("a", "")
+	p.lose(false)
+	p.connect()
+	p.read(t, ChunkSize)
+	p.serve(t, ChunkSize)
+	p.connect()
+	p.read(t, ChunkSize)
+	require.ElementsMatch(t, []string{"a", "a x"}, p.refusedNames())
+
+	w.now = w.now.Add(2 * MaxRetryDelay)
+	p.ask(t, ChunkSize)
+	require.Equal(t, "REGISTER a\n", lines(p.probe.arriving))
+	p.serveProbe(t, ChunkSize)
+	require.Equal(t, []string{"a"}, p.refusedNames())
+	p.dislike("", "")
+	w.now = w.now.Add(2 * MaxRetryDelay)
+	p.converge(t)
+	require.Empty(t, p.refusedNames())
+	require.True(t, p.main.known["a x"])
+}
