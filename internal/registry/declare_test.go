@@ -223,6 +223,17 @@ func TestRegistryIsClosedDuringADeclaration(t *testing.T) {
 	require.Len(t, r.entries, 1)
 }
 
+func TestNothingChangesOnceTheRegistryIsClosed(t *testing.T) {
+	r := New()
+	r.Apply([]Change{{TopicCreated, "a", ""}})
+	r.Close()
+	_, err := r.Apply([]Change{{TopicDeleted, "a", ""}})
+	require.ErrorIs(t, err, ErrClosed)
+	_, err = r.Declare(slices.Values([]Item(nil)))
+	require.ErrorIs(t, err, ErrClosed)
+	require.Equal(t, []Item{{Topic: "a"}}, slices.Collect(r.Snapshot(false).Items))
+}
+
 // TestDeclarationsSnapshotsAndChangesAtOnce is for the race detector.
 func TestDeclarationsSnapshotsAndChangesAtOnce(t *testing.T) {
 	r := New()
