@@ -234,6 +234,42 @@ func TestNothingChangesOnceTheRegistryIsClosed(t *testing.T) {
 	require.Equal(t, []Item{{Topic: "a"}}, slices.Collect(r.Snapshot(false).Items))
 }
 
+// TestWalksLetOthersInNowAndThen, and not after each entry, or they would take long.
+func TestWalksLetOthersInNowAndThen(t *testing.T) {
+	const pieces = 10
+	var topics []Item
+	channels := []Item{{Topic: "a"}}
+	for _, name := range manyNames(pieces * longHold) {
+		topics = append(topics, Item{Topic: name})
+		channels = append(channels, Item{Topic: "a", Channel: name})
+	}
+	r := New()
+	timesOf := func(walk func()) (times int) {
+		r.others = func() { times++ }
+		defer func() { r.others = nil }()
+		walk()
+		return times
+	}
+	declare := func(items []Item) func() {
+		return func() { r.Declare(slices.Values(items)) }
+	}
+	require.Equal(t, 1+3*pieces, timesOf(declare(topics)), "to read them, to make them and to tidy up")
+	require.Equal(t, 1+2*pieces, timesOf(declare(topics)), "to read them and to compare")
+	require.Equal(t, pieces, timesOf(func() { r.Snapshot(false) }))
+
+	lost, slow := r.NewCursor(0), r.NewCursor(0)
+	for _, c := range []*Cursor{lost, slow} {
+		r.Attach(c, noTime)
+		for c.read < r.seq {
+			readLines(r, c, ChunkSize)
+		}
+	}
+	require.Equal(t, pieces, timesOf(func() { r.Announce(lost, topics) }))
+	declare(channels)()
+	require.Equal(t, pieces, timesOf(func() { r.Topic("a") }))
+	require.Equal(t, pieces, timesOf(func() { r.Release(lost, nil, false) }), "to look for deletions that nobody else needs")
+}
+
 // TestDeclarationsSnapshotsAndChangesAtOnce is for the race detector.
 func TestDeclarationsSnapshotsAndChangesAtOnce(t *testing.T) {
 	r := New()
