@@ -278,7 +278,6 @@ func (r *Registry) ProbeAcknowledge(c *Cursor, n int) {
 			c.group = 0
 		}
 	}
-	r.signal()
 }
 
 // ProbeLost notes that the probe ended: what wasn't answered is to be asked

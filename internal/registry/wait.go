@@ -47,7 +47,8 @@ func (r *Registry) Watch() *Watch {
 // Place is that of the last change before the watch began.
 func (w *Watch) Place() uint64 { return w.place }
 
-// Changed is readable after what Standing tells of the place may have changed.
+// Changed is readable after Standing may have come to tell that a lookupd has
+// acknowledged the place, or refuses something up to it.
 func (w *Watch) Changed() <-chan struct{} { return w.changed }
 
 // Stop ends the watch.
