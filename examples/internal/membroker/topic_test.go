@@ -1,7 +1,10 @@
 package membroker
 
 import (
+	"runtime"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -85,4 +88,54 @@ func TestTopicEmptyLeavesTheChannels(t *testing.T) {
 	require.NoError(t, top.publish(texts(2)))
 	top.empty()
 	require.Equal(t, 1, top.outstanding())
+}
+
+// TestManyUseATopicAndAChannelAtOnce is for the race detector.
+func TestManyUseATopicAndAChannelAtOnce(t *testing.T) {
+	top := newTopic("t", 1_000_000)
+	c := newChannel("c", false, newAlarms())
+	top.channels["c"] = c
+	empty := newTopic("without channels", 1_000_000)
+	var all sync.WaitGroup
+	for _, use := range []func(s *consumer){
+		func(*consumer) { top.publish(texts(9)); empty.publish(texts(9)) },
+		func(*consumer) { top.empty(); empty.empty() },
+		func(*consumer) { top.outstanding(); empty.outstanding() },
+		func(*consumer) { top.stats("", true); empty.stats("", true) },
+		func(*consumer) { c.requeueDue(time.Now()) },
+		func(*consumer) { c.setPaused(true); c.setPaused(false) },
+		func(*consumer) { c.empty() },
+		func(s *consumer) {
+			for i, h := range c.take(s, 9) {
+				switch i % 3 {
+				case 0:
+					c.touch(s, h.id)
+				case 1:
+					c.requeue(s, h.id, 0)
+				default:
+					c.finish(s, h.id)
+				}
+				c.idle(s)
+			}
+		},
+		func(*consumer) { c.stats(true) },
+		func(s *consumer) { c.leave(s) },
+		func(s *consumer) { c.join(s); c.setReady(s, 10) },
+		func(s *consumer) { c.stopFeeding(s) },
+	} {
+		for range 2 {
+			s, _ := newConsumer(c, 10)
+			all.Go(func() {
+				for range 300 {
+					use(s)
+					runtime.Gosched()
+				}
+			})
+		}
+	}
+	all.Go(c.close)
+	all.Wait()
+	top.empty()
+	c.empty()
+	require.Zero(t, top.outstanding())
 }
