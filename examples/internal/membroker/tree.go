@@ -299,10 +299,8 @@ func (b *Broker) find(topicName, channelName string) (*topic, *channel, error) {
 }
 
 // restore builds the tree that the Loop read from nsqd.dat. The Loop has it
-// already, so it is not told.
+// already, so it is not told. Nothing else runs yet.
 func (b *Broker) restore(saved lookuploop.Metadata) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	for _, tm := range saved.Topics {
 		t := newTopic(tm.Name, b.opts.MemQueueSize)
 		t.paused = tm.Paused
