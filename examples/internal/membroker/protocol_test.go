@@ -129,6 +129,15 @@ func TestParseCommandRefuses(t *testing.T) {
 	}
 }
 
+func TestBodiesMayBeAsLongAsTheCommentsSay(t *testing.T) {
+	for command, most := range map[string]int{"IDENTIFY\n": 16 << 10, "PUB t\n": 1 << 20, "DPUB t 1\n": 1 << 20} {
+		_, err := parse(strings.NewReader(command+sized(strings.Repeat("x", most))), 10)
+		require.NoError(t, err, command)
+		_, err = parse(strings.NewReader(command+sized(strings.Repeat("x", most+1))), 10)
+		require.ErrorContains(t, err, "E_BAD_", command)
+	}
+}
+
 func TestReadExactlyTakesNoMoreMemoryThanWasSent(t *testing.T) {
 	const clients = 100
 	var before, after runtime.MemStats
