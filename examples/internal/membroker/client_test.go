@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -264,6 +265,31 @@ func TestEndDoesNotWaitForever(t *testing.T) {
 	began := time.Now()
 	require.NoError(t, b.stop())
 	require.Less(t, time.Since(began), 2*time.Second)
+}
+
+// halfClosed is a connection whose other end closed it in one direction and reads
+// no more.
+type halfClosed struct {
+	script
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (c *halfClosed) Write([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+func (c *halfClosed) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return nil
+}
+
+func TestClientThatReadsNoMoreIsLeftOnceItCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := &halfClosed{script: script{strings.NewReader("  V2PUB t\n" + sized("a"))}, closed: make(chan struct{})}
+		unserved(t, Options{}).serveClient(conn)
+	})
 }
 
 func TestStatsOfAConsumer(t *testing.T) {
