@@ -3,6 +3,7 @@ package membroker
 import (
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -265,6 +266,18 @@ func TestEndDoesNotWaitForever(t *testing.T) {
 	began := time.Now()
 	require.NoError(t, b.stop())
 	require.Less(t, time.Since(began), 2*time.Second)
+}
+
+func TestMessagesThatEndWithTheBrokerAreLogged(t *testing.T) {
+	var log strings.Builder
+	b := unserved(t, Options{})
+	b.opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	b.topics["t"] = newTopic("t", 10)
+	b.reportLoss()
+	require.Empty(t, log.String(), "there are none")
+	require.NoError(t, b.topics["t"].publish(texts(2)))
+	b.reportLoss()
+	require.Contains(t, log.String(), "messages=2")
 }
 
 // halfClosed is a connection whose other end closed it in one direction and reads
