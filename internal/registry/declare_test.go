@@ -3,7 +3,6 @@ package registry
 import (
 	"maps"
 	"slices"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -268,39 +267,6 @@ func TestWalksLetOthersInNowAndThen(t *testing.T) {
 	declare(channels)()
 	require.Equal(t, pieces, timesOf(func() { r.Topic("a") }))
 	require.Equal(t, pieces, timesOf(func() { r.Release(lost, nil, false) }), "to look for deletions that nobody else needs")
-}
-
-// TestDeclarationsSnapshotsAndChangesAtOnce is for the race detector.
-func TestDeclarationsSnapshotsAndChangesAtOnce(t *testing.T) {
-	r := New()
-	var items []Item
-	for _, name := range manyNames(1000) {
-		items = append(items, Item{Topic: name})
-	}
-	var all sync.WaitGroup
-	for i := range 4 {
-		all.Go(func() {
-			for range 20 {
-				switch i {
-				case 0:
-					r.Declare(slices.Values(items))
-				case 1:
-					r.Declare(slices.Values(items[:500]))
-				case 2:
-					n := r.Snapshot(true).Topics
-					if n > 1 && n != 500 && n != 501 && n != 1000 && n != 1001 {
-						t.Errorf("%d topics are a mixture", n)
-					}
-				default:
-					for range 100 {
-						r.Apply([]Change{{TopicCreated, "other", ""}})
-						r.Apply([]Change{{TopicDeleted, "other", ""}})
-					}
-				}
-			}
-		})
-	}
-	all.Wait()
 }
 
 // TestMoreIsForgottenThanIsRemembered is about deletions of more topics, channels
