@@ -102,6 +102,7 @@ func TestIdentifyFailsWithAnErrorThatSaysWhatHappened(t *testing.T) {
 		"an endless one":   {lookupdtest.Length(1 << 30), "lookuploop: response too large", ErrTooLarge, 0},
 		"a negative one":   {lookupdtest.Length(-1), "negative response length", errNegativeLength, 0},
 		"that of an nsqd":  {lookupdtest.Reject("\x00\x00\x00\x01E_BAD_PROTOCOL"), `this is no nsqlookupd: an nsqd answered "E_BAD_PROTOCOL": name nsqlookupd's TCP port (4160)`, errStranger, 0},
+		"an nsqd's OK":     {lookupdtest.Reject("\x00\x00\x00\x00"), `this is no nsqlookupd: an nsqd answered`, errStranger, 0},
 		"none":             {lookupdtest.Hang(), "no answer within 1s", os.ErrDeadlineExceeded, time.Second},
 		"a dripping one":   {lookupdtest.Drip(30 * time.Millisecond), "no answer within 1s", os.ErrDeadlineExceeded, time.Second},
 		"the end":          {lookupdtest.Drop(), "EOF (is this nsqlookupd's TCP port, and without TLS?)", io.EOF, 0},
