@@ -121,6 +121,7 @@ func TestManyUseTheRegistryAtOnce(t *testing.T) {
 	all.Wait()
 	require.Empty(t, r.watches)
 	require.Len(t, r.cursors, 2)
+	require.Zero(t, r.waiting.Load())
 }
 
 // TestDeclarationsAndSnapshotsTakeTurns begins another one whenever a declaration
