@@ -304,3 +304,8 @@ func TestWrongUsage(t *testing.T) {
 		})
 	}
 }
+
+// Scripts tell them apart, by what the README says.
+func TestExitStatusIsThatOfTheREADME(t *testing.T) {
+	require.Equal(t, []int{0, 1, 2}, []int{exitWell, exitWrong, exitNotAsked})
+}
