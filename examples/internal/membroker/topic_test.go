@@ -95,6 +95,9 @@ func TestManyUseATopicAndAChannelAtOnce(t *testing.T) {
 	top := newTopic("t", 1_000_000)
 	c := newChannel("c", false, newAlarms())
 	top.channels["c"] = c
+	other := newChannel("other", false, c.alarms)
+	top.channels["other"] = other
+	otherConsumer, _ := newConsumer(other, 10)
 	empty := newTopic("without channels", 1_000_000)
 	var all sync.WaitGroup
 	for _, use := range []func(s *consumer){
@@ -102,9 +105,10 @@ func TestManyUseATopicAndAChannelAtOnce(t *testing.T) {
 		func(*consumer) { top.empty(); empty.empty() },
 		func(*consumer) { top.outstanding(); empty.outstanding() },
 		func(*consumer) { top.stats("", true); empty.stats("", true) },
-		func(*consumer) { c.requeueDue(time.Now()) },
+		func(*consumer) { c.requeueDue(time.Now().Add(time.Hour)); other.requeueDue(time.Now().Add(time.Hour)) },
+		func(*consumer) { c.alarms.waiting() },
 		func(*consumer) { c.setPaused(true); c.setPaused(false) },
-		func(*consumer) { c.empty() },
+		func(*consumer) { c.empty(); other.take(otherConsumer, 1); other.empty() },
 		func(s *consumer) {
 			for i, h := range c.take(s, 9) {
 				switch i % 3 {
@@ -137,5 +141,6 @@ func TestManyUseATopicAndAChannelAtOnce(t *testing.T) {
 	all.Wait()
 	top.empty()
 	c.empty()
+	other.empty()
 	require.Zero(t, top.outstanding())
 }
