@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -397,4 +398,49 @@ func TestLastWriteIsRetriedForHalfASecond(t *testing.T) {
 			require.True(t, b.writer.Status().Dirty)
 		})
 	}
+}
+
+// TestManyUseAWriterAtOnce is for the race detector.
+func TestManyUseAWriterAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		b.run()
+		var all sync.WaitGroup
+		for _, use := range []func(){
+			func() { b.change(1) },
+			func() { b.writer.Persist(t.Context()) },
+			func() { b.writer.Persist(t.Context()) },
+			func() {
+				soon, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+				defer cancel()
+				b.writer.Persist(soon)
+			},
+			func() { b.writer.Status() },
+			func() { b.disk.Remove(nsqdat.Name) },
+			func() { b.disk.Files() },
+			func() { b.disk.Steps() },
+			func() {
+				b.disk.Order(func(string) nsqdattest.Fault {
+					runtime.Gosched()
+					return nsqdattest.Fault{}
+				})
+			},
+			func() { b.disk.AfterCrash() },
+		} {
+			all.Go(func() {
+				for range 100 {
+					use()
+					runtime.Gosched()
+				}
+			})
+		}
+		all.Wait()
+		b.change(1)
+		for range 3 {
+			all.Go(func() { b.writer.Persist(t.Context()); b.writer.Status() })
+		}
+		require.NoError(t, b.end())
+		all.Wait()
+		b.requireOnDisk(101)
+	})
 }
