@@ -154,6 +154,22 @@ func TestHeartbeats(t *testing.T) {
 	})
 }
 
+func TestClientThatTakesNothingIsDroppedAfterAHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := pipe(t, unserved(t, Options{}))
+		c.send("  V2IDENTIFY\n" + sized(`{"heartbeat_interval":2000}`))
+		c.expect("OK")
+		start := time.Now()
+		for time.Since(start) < time.Minute {
+			time.Sleep(time.Second)
+			if _, err := c.conn.Write([]byte("NOP\n")); err != nil {
+				break
+			}
+		}
+		require.LessOrEqual(t, time.Since(start), 5*time.Second, "the first heartbeat was sent after 2 s")
+	})
+}
+
 func TestClientWithoutHeartbeatsMayBeSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := pipe(t, unserved(t, Options{}))
