@@ -428,7 +428,7 @@ func TestManyUseAWriterAtOnce(t *testing.T) {
 			func() { b.disk.AfterCrash() },
 		} {
 			all.Go(func() {
-				for range 100 {
+				for range 30 {
 					use()
 					runtime.Gosched()
 				}
@@ -441,6 +441,6 @@ func TestManyUseAWriterAtOnce(t *testing.T) {
 		}
 		require.NoError(t, b.end())
 		all.Wait()
-		b.requireOnDisk(101)
+		b.requireOnDisk(31)
 	})
 }
