@@ -82,3 +82,13 @@ func TestNetworkPartitionKeepsResets(t *testing.T) {
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 	})
 }
+
+func TestServersAreNamedByHostOrAddress(t *testing.T) {
+	n := NewNetwork()
+	s := n.NewUnstartedServer("lookupd.test:4160")
+	for _, name := range []string{"lookupd.test", s.TCPAddress, s.HTTPAddress} {
+		n.Partition(name)()
+		n.Reset(name)
+	}
+	require.Panics(t, func() { n.Reset("lookupd.test:4162") })
+}
