@@ -1,7 +1,12 @@
 package lookupdtest
 
 import (
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -137,4 +142,63 @@ func TestStarIsAllTopics(t *testing.T) {
 	c.do("REGISTER b", "OK")
 	_, body := ask(t, s, "GET", "/lookup?topic=*")
 	require.Equal(t, 1, strings.Count(body, "broker.test"))
+}
+
+// TestManyUseAServerAtOnce is for the race detector.
+func TestManyUseAServerAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, n *Network) {
+		s := n.NewServer("lookupd.test:4160")
+		defer s.Close()
+		get := func(method, path string) func() {
+			return func() {
+				req, _ := http.NewRequestWithContext(t.Context(), method, "http://"+s.HTTPAddress+path, nil)
+				if resp, err := n.Client().Do(req); err == nil { // it may be stopped
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+			}
+		}
+		rough := [][]func(){
+			{func() { s.Do(On("REGISTER", Once(Reset())))() }, s.CloseConnections, func() { n.Reset(s.TCPAddress) }},
+			{s.Stop, s.Start},
+		}
+		calm := [][]func(){
+			{func() {
+				conn, err := n.Dial(t.Context(), "tcp", s.TCPAddress)
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				io.WriteString(conn, magicIdentify("broker.test", 4150)+"REGISTER orders mail\nREGISTER live#ephemeral\nPING\nUNREGISTER live#ephemeral\nUNREGISTER orders mail\n")
+				c := newClient(t, conn)
+				for range 6 {
+					c.response()
+					runtime.Gosched()
+				}
+			}},
+			{get("GET", "/lookup?topic=orders"), get("GET", "/nodes"), get("GET", "/topics"), get("GET", "/channels?topic=orders"), get("GET", "/debug")},
+			{get("POST", "/topic/create?topic=made"), get("POST", "/channel/create?topic=made&channel=mail"), get("POST", "/topic/tombstone?topic=orders&node=broker.test:4151")},
+			{get("POST", "/channel/delete?topic=made&channel=mail"), get("POST", "/topic/delete?topic=made")},
+			{func() { s.Topics() }, func() { s.Channels("orders") }, func() { s.Producers("orders", "mail") }, func() { s.Connections() }, func() { s.summary() }},
+			{func() { n.Partition(s.HTTPAddress)() }, func() { n.SetHosts("other.test", "10.0.0.1") }, func() { n.SetSRV("srv.test", s.TCPAddress) }},
+			{func() { n.LookupHost(t.Context(), "other.test") }, func() { n.LookupSRV(t.Context(), "", "", "srv.test") }, func() { n.NewServer(fmt.Sprintf("lookupd%p.test:4160", new(int))).Close() }},
+		}
+		for _, callers := range [][][]func(){calm, append(rough, calm...)} {
+			var all sync.WaitGroup
+			for _, calls := range append(callers, callers...) {
+				all.Go(func() {
+					for range 20 {
+						for _, call := range calls {
+							call()
+							runtime.Gosched()
+						}
+					}
+				})
+			}
+			all.Wait()
+		}
+		s.Start()
+		s.CloseConnections()
+		eventually(t, s, func() bool { return s.Connections() == 0 && len(s.Producers("orders", "")) == 0 })
+	})
 }
