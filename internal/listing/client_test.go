@@ -151,9 +151,9 @@ func TestBrokersAnswersAreUnderstood(t *testing.T) {
 	require.Equal(t, want, got)
 
 	// nsqd's /info has the ports where it listens, not those that it announces.
-	want.TCPPort, want.HTTPPort = 30150, 30151
+	want.TCPPort, want.HTTPPort = 1, 30151
 	got, err = answer(map[string]string{
-		"/info": info, path: stats, "/config/broadcast_tcp_port": "30150", "/config/broadcast_http_port": "30151",
+		"/info": info, path: stats, "/config/broadcast_tcp_port": "1", "/config/broadcast_http_port": "30151",
 	}).Broker(t.Context(), "a:4151")
 	require.NoError(t, err)
 	require.Equal(t, want, got)
