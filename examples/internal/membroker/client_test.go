@@ -335,6 +335,11 @@ func TestStatsOfAConsumer(t *testing.T) {
 	require.Equal(t, []clientStats{want}, got)
 	_, err := json.Marshal(got)
 	require.NoError(t, err)
+	require.Equal(t, 3, got[0].State, "as nsqd and nsqadmin have it")
+
+	c.send("CLS\n")
+	c.expect("CLOSE_WAIT")
+	require.Equal(t, 4, b.stats("", "", true).Topics[0].Channels[0].Clients[0].State)
 }
 
 // FuzzServeClient lets a client send anything. Whatever it was, the broker
