@@ -415,3 +415,13 @@ func namesIn(t testing.TB, dir string) (names []string) {
 	}
 	return names
 }
+
+func TestCloseTellsThatTheDataPathStaysLocked(t *testing.T) {
+	disk := nsqdattest.NewDisk(nil)
+	f, err := nsqdat.Open(disk, "data")
+	require.NoError(t, err)
+	disk.Order(func(step string) nsqdattest.Fault { return nsqdattest.Fault{Err: syscall.EIO} })
+	err = f.Close()
+	require.ErrorIs(t, err, syscall.EIO)
+	require.ErrorContains(t, err, "lookuploop: unlock data path data: ")
+}
