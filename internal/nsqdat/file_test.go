@@ -425,3 +425,22 @@ func TestCloseTellsThatTheDataPathStaysLocked(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EIO)
 	require.ErrorContains(t, err, "lookuploop: unlock data path data: ")
 }
+
+func TestACrashKeepsAnyOfTheChangesThatWereNotSynced(t *testing.T) {
+	disk := nsqdattest.NewDisk(nil)
+	dir, err := disk.Open("data")
+	require.NoError(t, err)
+	for _, name := range []string{"a", "b"} {
+		f, err := dir.Create(name)
+		require.NoError(t, err)
+		_, err = f.Write([]byte("x"))
+		require.NoError(t, err)
+		require.NoError(t, f.Sync())
+		require.NoError(t, f.Close())
+	}
+	var outcomes []map[string]string
+	for _, left := range disk.AfterCrash() {
+		outcomes = append(outcomes, left.Files())
+	}
+	require.ElementsMatch(t, []map[string]string{{}, {"a": "x"}, {"b": "x"}, {"a": "x", "b": "x"}}, outcomes)
+}
