@@ -12,7 +12,7 @@ import (
 	"github.com/lookuploop/lookuploop/internal/wire"
 )
 
-// leaveTimeout bounds the farewell of a connection.
+// leaveTimeout bounds the farewell of a connection, from when it is to be left.
 const leaveTimeout = time.Second
 
 // lookupPeer keeps one nsqlookupd informed. The Loop makes it, starts run and
@@ -168,9 +168,7 @@ func (p *lookupPeer) serve(c *wire.Conn[registry.Command], info PeerInfo) error 
 	p.reg.Attach(p.cursor, time.Now()) // after the transition: who waited for it finds a Connected lookupd
 
 	go c.ReadAnswers(p.handle)
-	defer context.AfterFunc(p.stopping, func() { // or a write that is stuck would delay the farewell
-		c.SetWriteDeadline(time.Now().Add(leaveTimeout))
-	})()
+	defer boundFarewell(p.stopping, c)()
 	err := p.talk(c)
 	p.probe.stop()
 	p.probe = nil
@@ -302,9 +300,14 @@ func (p *lookupPeer) send(c *wire.Conn[registry.Command], out *wire.Batch[regist
 	return err
 }
 
-// leave says farewell, within leaveTimeout.
+// boundFarewell closes c leaveTimeout after ctx ended, whatever is under way then: a
+// write from before may be stuck.
+func boundFarewell(ctx context.Context, c *wire.Conn[registry.Command]) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { time.AfterFunc(leaveTimeout, c.Close) })
+}
+
+// leave says farewell. boundFarewell bounds that.
 func (p *lookupPeer) leave(c *wire.Conn[registry.Command]) error {
-	defer time.AfterFunc(leaveTimeout, c.Close).Stop()
 	for more := true; more || c.NumInFlight() > 0; {
 		if more && c.Room() > 0 {
 			p.chunk, more = p.reg.Farewell(p.cursor, p.chunk[:0])

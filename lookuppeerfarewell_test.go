@@ -131,15 +131,18 @@ func TestNameThatIsBeingTriedIsUnregisteredInTheEnd(t *testing.T) {
 func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
 	for name, tt := range map[string]struct {
 		order  lookupdtest.Order
-		topics int // created just before
+		topics int           // created before; lookupd refuses the first
+		before time.Duration // by so long
 	}{
-		"hung":           {lookupdtest.Hang(), 0},
-		"half open":      {lookupdtest.HalfOpen(), 0},
-		"dripping":       {lookupdtest.Drip(300 * time.Millisecond), 0},
-		"hung at last":   {lookupdtest.After(3, lookupdtest.Hang()), 0},
-		"half open late": {lookupdtest.After(3, lookupdtest.HalfOpen()), 0},
-		"stuck write":    {lookupdtest.HalfOpen(), 100},
-		"full window":    {lookupdtest.Hang(), 2000},
+		"hung":           {lookupdtest.Hang(), 0, 0},
+		"half open":      {lookupdtest.HalfOpen(), 0, 0},
+		"dripping":       {lookupdtest.Drip(300 * time.Millisecond), 0, 0},
+		"hung at last":   {lookupdtest.After(3, lookupdtest.Hang()), 0, 0},
+		"half open late": {lookupdtest.After(3, lookupdtest.HalfOpen()), 0, 0},
+		"stuck write":    {lookupdtest.HalfOpen(), 100, 0},
+		"late write":     {lookupdtest.Delay(10 * time.Millisecond), 100, 0},
+		"full window":    {lookupdtest.Hang(), 2000, 0},
+		"stuck probe":    {lookupdtest.On("REGISTER topic1", lookupdtest.HalfOpen()), 100, time.Second},
 	} {
 		for how, leave := range map[string]func(*scene) error{
 			"end of Run":      func(s *scene) error { return s.end() },
@@ -151,6 +154,7 @@ func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
 					var watch dialWatch
 					s := newScene(t, 1, watch.watch, func(o *Options) { o.ResponseTimeout = time.Minute })
 					s.network.SetBuffer(60) // writes wait
+					badTopic(s.lookupds[0], "topic0")
 					s.notify(mixed...)
 					s.run()
 					s.registered()
@@ -158,6 +162,7 @@ func TestFarewellToAStuckLookupdTakesASecond(t *testing.T) {
 					for _, topic := range manyTopics(tt.topics).Topics {
 						s.notify(TopicCreated(topic.Name))
 					}
+					time.Sleep(tt.before)
 					synctest.Wait()
 					left := time.Now()
 					require.NoError(t, leave(s))

@@ -94,6 +94,7 @@ func (pr *probe) once() (gotOn bool, err error) {
 	}
 	pr.answered.Store(false)
 	go c.ReadAnswers(pr.handle)
+	defer boundFarewell(pr.ctx, c)()
 	isDone, err := pr.ask(c)
 	c.Close()
 	<-c.Done()
@@ -166,8 +167,7 @@ func (pr *probe) leave(c *wire.Conn[registry.Command]) error {
 	if len(farewell) == 0 {
 		return nil
 	}
-	defer time.AfterFunc(leaveTimeout, c.Close).Stop()
-	c.SetWriteDeadline(time.Now().Add(leaveTimeout))
+	defer time.AfterFunc(leaveTimeout, c.Close).Stop() // also if the main connection stays
 	if err := p.send(c, &out, farewell); err != nil {
 		return err
 	}

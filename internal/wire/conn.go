@@ -61,9 +61,6 @@ func NewConn[T any](address string, conn net.Conn, timeout time.Duration, maxRes
 // goroutine may call it, more than once.
 func (c *Conn[T]) Close() { c.socket.Close() }
 
-// SetWriteDeadline bounds a Send that is under way, and all that follow.
-func (c *Conn[T]) SetWriteDeadline(t time.Time) { c.socket.SetWriteDeadline(t) }
-
 // Identify sends the magic and IDENTIFY with the body. It comes before
 // everything else. It returns what lookupd says of itself, as JSON and valid
 // until ReadAnswers; nil if it just said OK, which nsqlookupd does when it can't
