@@ -103,7 +103,7 @@ func drawHistory(seed uint64) *simHistory {
 		},
 		lookupds: 2 + r.IntN(simMaxLookupds-1),
 	}
-	if h.setting.refusal.how == "Hang" { // each name takes a while to be found
+	if h.setting.refusal.how == "Hang" || h.setting.buffer < 64 { // each name, or each byte, takes a while
 		h.setting.preload = min(h.setting.preload, 30)
 	}
 	r.preload, r.lookupds, r.faulty = h.setting.preload, h.lookupds, h.lookupds

@@ -106,14 +106,11 @@ func (m *simModel) births() map[string]time.Time {
 	return births
 }
 
-// lasting are those of births that lived on.
-func (m *simModel) lasting(births map[string]time.Time) map[string]time.Time {
-	now := m.births()
-	maps.DeleteFunc(now, func(name string, birth time.Time) bool {
-		before, wasThere := births[name]
-		return !wasThere || !birth.Equal(before)
-	})
-	return now
+// lasting are the names that the broker has had since before a moment.
+func (m *simModel) lasting(since time.Time) map[string]time.Time {
+	births := m.births()
+	maps.DeleteFunc(births, func(_ string, birth time.Time) bool { return !birth.Before(since) })
+	return births
 }
 
 // existedSince tells whether the name existed at a moment or later.
@@ -325,15 +322,13 @@ func (w *simWorld) persist(loop *Loop) {
 // waitRegistered returns a call of WaitRegistered for n lookupds, or for all.
 func (w *simWorld) waitRegistered(n int) func(*Loop) {
 	return func(loop *Loop) {
-		w.model.mu.Lock()
-		births, called := w.model.births(), time.Now()
-		w.model.mu.Unlock()
+		called := time.Now()
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
 		err := loop.WaitRegistered(ctx, n)
 		w.model.mu.Lock()
 		defer w.model.mu.Unlock()
-		switch knowing := w.wire.numKnowing(w.model.lasting(births), called); {
+		switch knowing := w.wire.numKnowing(w.model.lasting(called), called); {
 		case err == nil && knowing < n:
 			w.failf("WaitRegistered(%d) returned after %v, and %d know everything", n, time.Since(called), knowing)
 		case err == nil, errors.As(err, new(*ResponseError)), errors.Is(err, ErrClosed), errors.Is(err, context.DeadlineExceeded):
