@@ -227,10 +227,9 @@ func (w *simWorld) checkWrites() {
 // has asked everything.
 func (w simWrite) isFarewell() bool { return w.conn.closed.Sub(w.at) <= leaveTimeout }
 
-// isLeaving tells whether a write may be a farewell: it begins when the write
-// before it has ended, and both may take leaveTimeout. New names are looked up first.
+// isLeaving tells whether a write may be a farewell. New names are looked up first.
 func (w *simWorld) isLeaving(write simWrite) bool {
-	longest := 2 * leaveTimeout
+	longest := leaveTimeout
 	if w.history.setting.resolve > 0 {
 		longest += resolve.Timeout
 	}
