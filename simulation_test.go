@@ -282,7 +282,7 @@ func (w *simWorld) checkRefusal() {
 	case "Hang":
 		each = 10 * (2*w.roundTrip() + simTimeout)
 	}
-	soon := 3*time.Second + time.Duration(refused+2)*each
+	soon := 3*time.Second + time.Duration(refused+2)*each + 4*w.transfer(40*len(names)) // two syncs that break, the probe, and a sync
 	w.pause(soon)
 	for range 20 {
 		if name := isMissing(); name != "" {

@@ -308,9 +308,13 @@ func (w *simWorld) checkSteady() {
 func (w *simWorld) lag() time.Duration {
 	s := w.history.setting
 	bytes := 3 * 40 * (2*s.preload + 20)
-	lag := 500*time.Millisecond + 6*w.roundTrip() + time.Duration(bytes/s.buffer)*2*s.latency
-	if s.bandwidth > 0 {
-		lag += time.Duration(bytes) * time.Second / time.Duration(s.bandwidth)
+	return 500*time.Millisecond + 6*w.roundTrip() + time.Duration(bytes/s.buffer)*2*s.latency + w.transfer(bytes)
+}
+
+// transfer is what the bandwidth makes of so many bytes.
+func (w *simWorld) transfer(bytes int) time.Duration {
+	if w.history.setting.bandwidth == 0 {
+		return 0
 	}
-	return lag
+	return time.Duration(bytes) * time.Second / time.Duration(w.history.setting.bandwidth)
 }
