@@ -26,7 +26,7 @@ import (
 )
 
 var (
-	simHistories = flag.Int("histories", 0, "how many histories TestSimulation plays; 0: 30, or 300 with -long")
+	simHistories = flag.Int("histories", 0, "how many histories TestSimulation plays; 0: 15, or 150 with -long")
 	simSeed      = flag.Uint64("history.seed", 0, "the seed of the first history, the next has the next; 0 draws one")
 	simKept      = flag.String("history.steps", "", "play these steps of the first history only, as a failure prints them")
 )
@@ -44,7 +44,7 @@ var (
 // while it is being shortened.
 func TestSimulation(t *testing.T) {
 	if *simHistories == 0 {
-		*simHistories = inFull(300)
+		*simHistories = inFull(150)
 	}
 	seed := *simSeed
 	if seed == 0 {

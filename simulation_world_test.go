@@ -102,8 +102,8 @@ func (w *simWorld) pause(d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		time.Sleep(min(time.Until(end), 500*time.Millisecond))
 		w.checkProgress()
-		w.checkSteady()
 	}
+	w.checkSteady()
 }
 
 func (w *simWorld) failf(format string, args ...any) {
