@@ -122,6 +122,7 @@ func newScene(t *testing.T, lookupds int, edits ...func(*Options)) *scene {
 		o.LookupdTCPAddresses = addresses
 		o.Dial = s.network.Dial
 	}}, edits...)...)
+	s.loop.dialBroker = s.network.Dial // Go's resolver must not be used in a bubble first
 	return s
 }
 

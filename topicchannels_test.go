@@ -36,6 +36,7 @@ func newHTTPScene(t *testing.T, handlers ...http.HandlerFunc) *scene {
 	s.loop = newLoop(t, addresses(addrs...), func(o *Options) {
 		o.Dial, o.HTTPClient, o.MaxResponseSize = s.network.Dial, client, 1024
 	})
+	s.loop.dialBroker = s.network.Dial
 	s.run()
 	s.registered()
 	return s

@@ -36,7 +36,6 @@ func prepareVerifyScene(t *testing.T, edits ...func(*Options)) *scene {
 	s.loop.opts.HTTPClient = s.network.Client()
 	s.loop.opts.HTTPClient.Timeout = time.Second
 	t.Cleanup(s.loop.opts.HTTPClient.Transport.(*http.Transport).CloseIdleConnections) // ends dials that hang
-	s.loop.dialBroker = s.network.Dial
 	t.Cleanup(s.network.NewServer("broker.test:4150").Close)
 	return s
 }
