@@ -16,11 +16,12 @@ import (
 
 // simWire watches what a Loop writes to its lookupds, and that it closes what it opens.
 type simWire struct {
-	mu     sync.Mutex
-	open   map[*simConn]bool
-	dials  map[string]int // by address, those that failed among them
-	conns  []*simConn     // all there ever were
-	writes []simWrite
+	mu      sync.Mutex
+	open    map[*simConn]bool
+	dials   map[string]int // by address, those that failed among them
+	answers map[string]int // by address
+	conns   []*simConn     // all there ever were
+	writes  []simWrite
 }
 
 // simWrite is what was written at once.
@@ -46,7 +47,7 @@ type simConn struct {
 }
 
 func newSimWire() *simWire {
-	return &simWire{open: make(map[*simConn]bool), dials: make(map[string]int)}
+	return &simWire{open: make(map[*simConn]bool), dials: make(map[string]int), answers: make(map[string]int)}
 }
 
 type simDial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -109,6 +110,7 @@ func (c *simConn) match() {
 		if size > simMaxResponse || len(c.answer) < 4+int(size) {
 			break
 		}
+		c.wire.answers[c.address]++
 		c.answered(c.unanswered[0], string(c.answer[4:4+size]))
 		c.answer, c.unanswered = c.answer[4+size:], c.unanswered[1:]
 	}
@@ -165,6 +167,12 @@ func (w *simWire) numDials(address string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.dials[address]
+}
+
+func (w *simWire) numAnswers(address string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.answers[address]
 }
 
 // longestSilence is the longest time between two heartbeats on a connection,
@@ -251,9 +259,9 @@ func (w *simWorld) checkHeartbeats() {
 
 // simProgress is how far a lookupd has come, and since when.
 type simProgress struct {
-	connects, commands uint64
-	pending, dials     int
-	since              time.Time
+	connects, commands      uint64
+	pending, dials, answers int
+	since                   time.Time
 }
 
 // checkProgress checks that no lookupd is connected and behind, and nothing happens:
@@ -262,7 +270,7 @@ type simProgress struct {
 func (w *simWorld) checkProgress() {
 	const atMost = 2*simTimeout + leaveTimeout + time.Second // some failing attempt
 	for _, s := range w.loop.Status().Lookupds {
-		now := simProgress{s.Connects, s.Commands, s.Pending, w.wire.numDials(s.Address), time.Now()}
+		now := simProgress{s.Connects, s.Commands, s.Pending, w.wire.numDials(s.Address), w.wire.numAnswers(s.Address), time.Now()}
 		before := w.progress[s.Address]
 		if now.since = before.since; now != before || s.State != Connected || s.Pending == 0 {
 			now.since = time.Now()
