@@ -119,6 +119,7 @@ func (s *soak) start() error {
 			lookupds:   addresses,
 			configured: addresses,
 			names:      make(soakNames),
+			onDisk:     []soakNames{{}}, // nothing, as long as nothing was written
 		}
 		if err := os.Mkdir(b.dir, 0o755); err != nil {
 			return err
