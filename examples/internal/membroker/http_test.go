@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lookuploop/lookuploop/lookupdtest"
 	"github.com/stretchr/testify/require"
@@ -107,7 +108,11 @@ func TestHTTPStats(t *testing.T) {
 	b.do(t, "POST", "/topic/create?topic=u", "")
 	b.do(t, "POST", "/channel/create?topic=t&channel=c", "")
 	b.do(t, "POST", "/pub?topic=t", "12345")
-	_, answer := b.do(t, "GET", "/stats?format=json&topic=t&include_clients=false", "")
+	var answer string
+	require.Eventually(t, func() bool { // until the topic has handed the message on
+		_, answer = b.do(t, "GET", "/stats?format=json&topic=t&include_clients=false", "")
+		return strings.Contains(answer, `"channel_name":"c","depth":1`)
+	}, patience, time.Millisecond)
 	var got map[string]any
 	require.NoError(t, json.Unmarshal([]byte(answer), &got))
 	delete(got, "start_time")
