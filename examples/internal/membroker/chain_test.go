@@ -216,8 +216,11 @@ func TestChainWithTroubles(t *testing.T) {
 	require.Greater(t, restarts, 2)
 	require.Positive(t, channels["a"].again, "what the killed consumer had")
 	require.Zero(t, channels["b"].again)
-	b.waitRegistered(t)
-	require.Len(t, restarted.Producers("chain", "a"), 1, "the restarted lookupd knows everything again")
+	deadline, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	require.NoError(t, restarted.Wait(deadline, func() bool { // the Loop may not have heard yet that the connection broke
+		return len(restarted.Producers("chain", "a")) == 1
+	}), "the restarted lookupd knows everything again")
 }
 
 // killConsumer runs a consumer in a process of its own and kills it as soon as it holds a message.
