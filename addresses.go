@@ -196,10 +196,10 @@ func broadcastMistake(host string) string {
 func isSpaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 
 // Drain leaves discovery: it removes the broker from every nsqlookupd, so that no new
-// consumers find it. Connected consumers stay. It unregisters ephemeral topics and channels, closes the
-// connections to all nsqlookupds, and returns when that is done. It takes at most
-// 1 s unless Dial, Logger or OnStateChange blocks. Notify and nsqd.dat work as before.
-// SetLookupdTCPAddresses registers the broker again.
+// consumers find it. Connected consumers stay. It unregisters ephemeral topics and
+// channels, closes the connections to all nsqlookupds, and returns when that is done.
+// It takes at most 1 s unless Dial, Logger or OnStateChange blocks. Notify and
+// nsqd.dat work as before. SetLookupdTCPAddresses registers the broker again.
 //
 // If ctx ends first, the error wraps ctx.Err() and names the remaining nsqlookupds.
 // The Loop still leaves them. Drain may be called from any goroutine except in

@@ -34,7 +34,9 @@ var (
 // TestSimulation plays random histories in virtual time: a broker whose topics
 // and channels come and go, from several goroutines, lookupds and a disk that
 // fail in every way, addresses that are swapped, restarts and crashes. While it
-// lasts, everything that is written must be true; once the faults stop, every
+// lasts, everything that is written must be true, and so must what WaitRegistered,
+// Registered, PersistMetadata, Drain and Verify say; a lookupd that has no fault stays
+// connected, and up to date but for what the network takes. Once the faults stop, every
 // lookupd knows what the broker has, Status says so, nsqd.dat holds it, and
 // after Run nothing is left.
 //

@@ -36,15 +36,15 @@ func newHTTPClient(timeout time.Duration, maxResponseSize int) *http.Client {
 // TopicChannels returns the channels that a topic has at any broker, so that this
 // broker can create them before the topic's first message, as nsqd does. It waits for
 // the network: don't hold the lock that guards Notify, and check afterwards that the
-// topic still exists. It asks
-// every nsqlookupd whose HTTP address is known, unless it hangs, and returns the
-// union of the answers, sorted, without ephemeral channels. If some nsqlookupds
-// fail, it returns the answers of the others and the joined errors. If there is none
-// to ask, the error is [ErrNotConnected]. Once Run's context has ended it is [ErrClosed].
+// topic still exists. It asks every nsqlookupd whose HTTP address is known, unless it
+// hangs, and returns the union of the answers, sorted, without ephemeral channels. If
+// some nsqlookupds fail, it returns the answers of the others and the joined errors.
+// If there is none to ask, the error is [ErrNotConnected]. Once Run's context has
+// ended it is [ErrClosed].
 //
-// The requests go to the broadcast address and HTTP port that an nsqlookupd gave
-// when it identified itself, or to the host of its TCP address if it gave none. They
-// are bounded by ctx and by HTTPClient of [Options].
+// The requests go to the broadcast address and HTTP port that an nsqlookupd gave when
+// it identified itself, or to the host of its TCP address if it gave none. They are
+// bounded by ctx and by HTTPClient of [Options].
 func (l *Loop) TopicChannels(ctx context.Context, topic string) ([]string, error) {
 	if !nsq.IsValidTopicName(topic) {
 		return nil, fmt.Errorf("%w: topic %q: %s", ErrInvalidName, topic, registry.NameRule)

@@ -21,12 +21,12 @@ const (
 	verifyPause = time.Second // between its two looks
 )
 
-// Verify compares what consumers find at the nsqlookupds with what the broker has.
-// It changes nothing. It checks the given topics. One that the broker doesn't have is
-// a finding if an nsqlookupd lists the broker for it, and otherwise not. Without any, it checks all topics,
-// or a random sample of 200 if there are more; if it then finds a difference, it
-// also looks for listed topics that the broker doesn't have. It also checks whether
-// the broadcast address can be resolved and dialed from here.
+// Verify compares what consumers find at the nsqlookupds with what the broker has. It
+// changes nothing. It checks the given topics; one that the broker doesn't have is a
+// finding only if an nsqlookupd lists the broker for it. If no topic is given, it
+// checks all topics, or a random sample of 200 if there are more; if it then finds a
+// difference, it also looks for listed topics that the broker doesn't have. It also
+// checks whether the broadcast address can be resolved and dialed from here.
 //
 // Differences are checked again after 1 s and returned if they are still there, so
 // changes in progress are not reported. Names that an nsqlookupd refused are not
@@ -40,12 +40,12 @@ const (
 // has ended, [ErrClosed]. A request is bounded by HTTPClient of [Options], and
 // everything by ctx.
 //
-// An nsqlookupd with 100,000 registrations needs about 2 ms for each topic,
-// and 0.2 to 0.4 s for a sample of 200. Only if there is a difference, Verify also
-// requests /nodes, to detect tombstones. Otherwise it misses a broker that
-// announces the same address for other topics only, which cmd/lookupcheck finds.
-// With 100 brokers /nodes takes seconds. If it takes longer than HTTPClient
-// allows, tombstoned topics are reported as [NotListed].
+// An nsqlookupd with 100,000 registrations needs about 2 ms for each topic, and 0.2
+// to 0.4 s for a sample of 200. Only if there is a difference, Verify also requests
+// /nodes, to detect tombstones. Otherwise it misses a broker that announces the same
+// address for other topics only, which cmd/lookupcheck finds. With 100 brokers /nodes
+// takes seconds. If it takes longer than HTTPClient allows, tombstoned topics are
+// reported as [NotListed].
 func (l *Loop) Verify(ctx context.Context, topics ...string) (Verification, error) {
 	for _, topic := range topics {
 		if !nsq.IsValidTopicName(topic) {

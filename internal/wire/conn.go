@@ -175,8 +175,8 @@ func (c *Conn[T]) Err() error { return c.err }
 // error. It is valid once Done is closed.
 func (c *Conn[T]) Severed() bool { return c.severed }
 
-// Unanswered are the tags of the commands that lookupd answered with neither OK nor
-// an error, the oldest first. It is valid once Done is closed.
+// Unanswered are the tags of the commands that lookupd didn't answer with OK or an
+// error, the oldest first. It is valid once Done is closed.
 func (c *Conn[T]) Unanswered() []T {
 	c.mu.Lock()
 	defer c.mu.Unlock()
