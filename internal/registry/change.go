@@ -66,7 +66,7 @@ type Effect struct {
 // with each.
 func (r *Registry) Apply(changes []Change) (Effect, error) {
 	r.lock()
-	defer r.unlock()
+	defer r.release()
 	if r.closed {
 		return Effect{}, ErrClosed
 	}

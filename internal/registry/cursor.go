@@ -277,7 +277,7 @@ func (r *Registry) View(c *Cursor) View {
 	all = append(all, c.refused...)
 	r.note(c)
 	v := View{Pending: r.pending(c), MissingSince: c.missing}
-	r.mu.Unlock()
+	r.unlock()
 	v.Refusals = all.reasons()
 	return v
 }

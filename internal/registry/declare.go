@@ -21,7 +21,7 @@ type declaration struct {
 func (r *Registry) Declare(items iter.Seq[Item]) (Effect, error) {
 	r.declaring.Lock()
 	defer r.declaring.Unlock()
-	r.mu.Lock()
+	r.lock()
 	defer r.unlock()
 	if r.closed {
 		return Effect{}, ErrClosed
@@ -36,7 +36,7 @@ func (r *Registry) Declare(items iter.Seq[Item]) (Effect, error) {
 	if !r.flip.TryLock() { // a snapshot begins
 		r.mu.Unlock()
 		r.flip.Lock()
-		r.mu.Lock()
+		r.lock()
 	}
 	defer r.flip.Unlock()
 	if r.closed {
@@ -203,7 +203,7 @@ func (r *Registry) changing(e *entry) {
 // Load declares what was found on disk, and returns the version that this is. It
 // comes first.
 func (r *Registry) Load(items iter.Seq[Item]) (version uint64) {
-	r.mu.Lock()
+	r.lock()
 	defer r.unlock()
 	n := 0
 	for range items {

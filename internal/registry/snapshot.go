@@ -25,25 +25,44 @@ type Content struct {
 // others have the lock: that takes some 20 µs.
 const longHold = 256
 
+// spins is how often lock looks at a mu that is held before it sleeps: for longer
+// than a hold should last, at least 50 µs.
+const spins = 100_000
+
 // lock locks mu. Walks, which lock it again and again, let those who wait here go
 // first: a sync.Mutex by itself would let them wait for up to 1 ms.
 func (r *Registry) lock() {
-	if r.mu.TryLock() {
-		return
+	if !r.mu.TryLock() {
+		r.wait()
 	}
-	r.waiting.Add(1)
-	r.mu.Lock()
-	r.waiting.Add(-1)
 }
 
-// unlock unlocks mu. Whoever waited for it was made ready by that, and would get
+// wait is lock while others have mu. Where all processors are busy, whoever sleeps
+// gets one again after up to 10 ms, so it stays awake at first.
+func (r *Registry) wait() {
+	r.waiting.Add(1)
+	defer r.waiting.Add(-1)
+	for range spins {
+		if r.mu.TryLock() {
+			return
+		}
+	}
+	r.mu.Lock()
+}
+
+// unlock unlocks mu. Whoever sleeps in wait was made ready by that, and would get
 // to run only when this goroutine is done with its work.
 func (r *Registry) unlock() {
-	r.last = lookup{} // whose name may be part of something large
-	r.mu.Unlock()
+	r.release()
 	if r.waiting.Load() > 0 {
 		runtime.Gosched()
 	}
+}
+
+// release is unlock for who must not wait for a processor either.
+func (r *Registry) release() {
+	r.last = lookup{} // whose name may be part of something large
+	r.mu.Unlock()
 }
 
 // letOthersIn gives the lock to whoever waits for it. It is called with mu held.
@@ -119,7 +138,7 @@ func (r *Registry) beginSnapshot(s *snapshot) (version uint64) {
 }
 
 func (r *Registry) walk(s *snapshot) {
-	r.mu.Lock()
+	r.lock()
 	defer r.unlock()
 	n := 0
 	for e := s.marker.next; e != &r.log && (e.isMarker() || e.seq <= s.end); e = s.marker.next {
@@ -223,7 +242,8 @@ func grouped(items []snapshotItem, topics int) []snapshotItem {
 // Topic returns one topic with its channels, the oldest first. It is not found
 // if there is none of that name.
 func (r *Registry) Topic(name string) (items []Item, found bool) {
-	r.mu.Lock()
+	items = make([]Item, 0, 32) // without the lock, or the lock would be held while memory is found for it
+	r.lock()
 	defer r.unlock()
 	topic := r.topic(name)
 	if topic == nil {
@@ -234,10 +254,15 @@ func (r *Registry) Topic(name string) (items []Item, found bool) {
 		if c = r.settled(c); !c.deleted {
 			items = append(items, Item{name, c.name, c.paused})
 		}
-		if len(items)%r.hold != 0 {
+		isFull := len(items) == cap(items)
+		if !isFull && len(items)%r.hold != 0 {
 			continue
 		}
-		r.letOthersIn()
+		r.open()
+		if isFull {
+			items = slices.Grow(items, len(items))
+		}
+		r.shut()
 		if r.entries[c.key] != c { // it left the list meanwhile
 			return r.topicAtOnce(name)
 		}
@@ -264,7 +289,7 @@ func (r *Registry) topicAtOnce(name string) (items []Item, found bool) {
 
 // Version is that of what belongs into nsqd.dat. Each change of it raises it.
 func (r *Registry) Version() uint64 {
-	r.mu.Lock()
+	r.lock()
 	defer r.unlock()
 	return r.version
 }
@@ -275,14 +300,14 @@ func (r *Registry) WasChanged() bool { return r.End() > 0 }
 // Size is how many topics and channels there are entries for, deleted ones that
 // a lookupd has to hear of among them.
 func (r *Registry) Size() int {
-	r.mu.Lock()
+	r.lock()
 	defer r.unlock()
 	return r.size
 }
 
 // Count returns how many topics and channels the broker has.
 func (r *Registry) Count() (topics, channels int) {
-	r.mu.Lock()
+	r.lock()
 	defer r.unlock()
 	return r.topics, r.channels
 }

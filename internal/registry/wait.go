@@ -17,7 +17,7 @@ func (r *Registry) End() uint64 {
 // UnchangedSince tells whether the broker has a topic, or a channel of it, and had
 // it all the time since that place.
 func (r *Registry) UnchangedSince(place uint64, topic, channel string) bool {
-	r.mu.Lock()
+	r.lock()
 	defer r.unlock()
 	e := r.topic(topic)
 	if channel != "" {
