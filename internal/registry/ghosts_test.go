@@ -295,3 +295,18 @@ func TestProbeEndsThoughWhatItShouldUnregisterIsThereAgain(t *testing.T) {
 	create()
 	w.settle(t)
 }
+
+// TestGhostsOfTheMainConnectionAreBounded is about a name that was to be unregistered
+// on the probe, and is there again: it adds nothing to what waits for the main
+// connection already.
+func TestGhostsOfTheMainConnectionAreBounded(t *testing.T) {
+	w, p := newWorldWithLive(t, false)
+	e := w.reg.topic(live)
+	c := p.cursor
+	c.ghosts = make([]ghost, maxGhosts-1, maxGhosts+1)
+	for range 3 {
+		c.doubtfulGhosts = []ghost{{entry: e}}
+		require.Empty(t, w.reg.ProbeFarewell(c, nil), "it is there")
+	}
+	require.Equal(t, maxGhosts, len(c.ghosts))
+}
