@@ -19,6 +19,7 @@ type registryWorld struct {
 
 	losesRefusals bool // those that can get lost
 	watches       []*modelWatch
+	wasSettled    func(w *registryWorld, step int) bool // whether a world like this was settled from there on; nil: none
 }
 
 // modelPeer is a lookupd with its main connection and its probe.

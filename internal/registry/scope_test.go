@@ -233,10 +233,11 @@ func (f *scopeFault) FailNow() { panic(*f) }
 
 // scope is what TestEveryShortHistory has seen. The workers of a length share it.
 type scope struct {
-	mu     sync.Mutex
-	seen   map[uint64]bool // by hashOf
-	next   []history       // the shortest to the states that are new
-	failed error
+	mu      sync.Mutex
+	seen    map[uint64]bool // by hashOf
+	settled map[uint64]bool // amid settle, by hashOf and step
+	next    []history       // the shortest to the states that are new
+	failed  error
 }
 
 // TestEveryShortHistory plays all histories of two topics, with a channel each,
@@ -251,7 +252,7 @@ func TestEveryShortHistory(t *testing.T) {
 		}
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are made and thrown away
-	s := &scope{seen: make(map[uint64]bool)}
+	s := &scope{seen: make(map[uint64]bool), settled: make(map[uint64]bool)}
 	for root := range scopeRoots {
 		h := history{root: byte(root)}
 		s.try(h, func(t require.TestingT) { s.visit(t, h, h.play(t)) })
@@ -285,16 +286,17 @@ func (s *scope) isDone() bool {
 
 // extend plays h with each move behind it.
 func (s *scope) extend(h history) {
-	var w *registryWorld // after h; nil: it is to be played again
+	w := h.play(new(scopeFault))
+	var clone *registryWorld // of w; nil: it is to be made
 	for m := range scopeMoves {
 		longer := history{h.root, h.moves + string(rune(m))}
 		s.try(longer, func(t require.TestingT) {
-			if w == nil {
-				w = h.play(t)
+			if clone == nil {
+				clone = cloneOf(w)
 			}
-			if scopeMoves[m].play(w, t) {
-				moved := w
-				w = nil
+			if scopeMoves[m].play(clone, t) {
+				moved := clone
+				clone = nil
 				s.visit(t, longer, moved)
 			}
 		})
@@ -313,8 +315,18 @@ func (s *scope) visit(t require.TestingT, h history, w *registryWorld) {
 	s.mu.Unlock()
 	if isNew {
 		w.check(t)
+		w.wasSettled = s.wasSettled
 		w.settle(t)
 	}
+}
+
+func (s *scope) wasSettled(w *registryWorld, step int) bool {
+	hash := hashOf(w) + uint64(step)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.settled[hash]
+	s.settled[hash] = true
+	return was
 }
 
 // try notes that h fails if f panics, as a scopeFault or by itself.
