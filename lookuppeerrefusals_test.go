@@ -419,14 +419,14 @@ func TestRefusalsLostToResetsOverTCPCostASecond(t *testing.T) {
 	lookupd := lookupdtest.NewServer()
 	t.Cleanup(lookupd.Close)
 	lookupd.Do(lookupdtest.On("REGISTER bad-*", lookupdtest.BadTopic()))
-	loop := newLoop(t, addresses(lookupd.TCPAddress), func(o *Options) { o.MaxBackoff = 200 * time.Millisecond })
+	loop := newLoop(t, addresses(lookupd.TCPAddress), func(o *Options) { o.MaxBackoff = 100 * time.Millisecond })
 	require.NoError(t, loop.SetMetadata(withBad(good, bad)))
 	defer run(t, loop)()
 
 	absent, started := time.Duration(0), time.Now()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
-	for last := started; last.Sub(started) < 4*time.Second; {
+	for last := started; last.Sub(started) < 2*time.Second; {
 		<-ticker.C
 		now := time.Now()
 		if !lists(lookupd, good) {

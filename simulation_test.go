@@ -26,7 +26,7 @@ import (
 )
 
 var (
-	simHistories = flag.Int("histories", 0, "how many histories TestSimulation plays; 0: 15, or 150 with -long")
+	simHistories = flag.Int("histories", 0, "how many histories TestSimulation plays; 0: 10, or 100 with -long")
 	simSeed      = flag.Uint64("history.seed", 0, "the seed of the first history, the next has the next; 0 draws one")
 	simKept      = flag.String("history.steps", "", "play these steps of the first history only, as a failure prints them")
 )
@@ -46,7 +46,7 @@ var (
 // while it is being shortened.
 func TestSimulation(t *testing.T) {
 	if *simHistories == 0 {
-		*simHistories = inFull(150)
+		*simHistories = inFull(100)
 	}
 	seed := *simSeed
 	if seed == 0 {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,7 +22,12 @@ import (
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "4"); err != nil { // tours wait more than they work
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestTour(t *testing.T) {
 	t.Parallel()
@@ -50,6 +56,7 @@ func TestTour(t *testing.T) {
 }
 
 func TestTourUsesRunningLookupds(t *testing.T) {
+	t.Parallel()
 	for n := 1; n <= 2; n++ {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			t.Parallel()
@@ -74,6 +81,7 @@ func TestTourUsesRunningLookupds(t *testing.T) {
 }
 
 func TestTourFails(t *testing.T) {
+	t.Parallel()
 	const refusal = "E_BAD_TOPIC REGISTER it is not welcome"
 	for _, test := range []struct {
 		name  string
