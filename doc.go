@@ -102,10 +102,10 @@
 // sent over a second connection, the probe. When an nsqlookupd refuses a name, all
 // names that it has not acknowledged yet are in doubt. If two connections in a row
 // end while the same commands are unanswered, the names of these commands are in
-// doubt, too. The probe asks about many names at
-// once, and about half as many each time it ends without an answer. Names that
-// are acknowledged there are then sent on the main connection. A good name in
-// doubt waits a few round trips for each refused name in doubt.
+// doubt, too. The probe asks about many names at once, and about half as many each
+// time it ends without an answer. Names that are acknowledged there are then sent on
+// the main connection. A good name in doubt waits three round trips for each refused
+// name in doubt: 12 s for 100 of them at 40 ms.
 //
 // TestSimulation checks all of this with random histories of changes, faults of
 // nsqlookupds, networks and disks, new addresses and restarts. TestEveryShortHistory
