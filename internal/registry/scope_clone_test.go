@@ -162,6 +162,7 @@ func TestClonesGoOnLikeTheirOriginal(t *testing.T) {
 			require.Equal(t, before, hashOf(clone), "after %v", h)
 			isMove := scopeMoves[m].play(clone, t)
 			require.Equal(t, before, hashOf(w), "%s changed the original after %v", scopeMoves[m].name, h)
+			require.True(t, isMove || hashOf(clone) == before, "%s did something after %v", scopeMoves[m].name, h)
 			h.moves += string(rune(m))
 			require.Equal(t, isMove, scopeMoves[m].play(w, t))
 			require.Equal(t, hashOf(w), hashOf(clone), "after %v", h)
