@@ -45,10 +45,14 @@ func inBubble(t *testing.T, f func(*testing.T)) {
 	synctest.Test(t, f)
 }
 
+func hasRaceDetector() bool {
+	info, _ := debug.ReadBuildInfo()
+	return slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
+
 // oneThreadForRaceDetector returns a function that takes it back.
 func oneThreadForRaceDetector() (undo func()) {
-	info, _ := debug.ReadBuildInfo()
-	if !slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+	if !hasRaceDetector() {
 		return func() {}
 	}
 	before := runtime.GOMAXPROCS(1)

@@ -26,7 +26,7 @@ import (
 )
 
 var (
-	simHistories = flag.Int("histories", 0, "how many histories TestSimulation plays; 0: 10, or 100 with -long")
+	simHistories = flag.Int("histories", 0, "how many histories TestSimulation plays; 0: 10, or 100 with -long; a fifth of that under the race detector")
 	simSeed      = flag.Uint64("history.seed", 0, "the seed of the first history, the next has the next; 0 draws one")
 	simKept      = flag.String("history.steps", "", "play these steps of the first history only, as a failure prints them")
 )
@@ -47,6 +47,9 @@ var (
 func TestSimulation(t *testing.T) {
 	if *simHistories == 0 {
 		*simHistories = inFull(100)
+		if hasRaceDetector() { // each takes eight times as long
+			*simHistories /= 5
+		}
 	}
 	seed := *simSeed
 	if seed == 0 {

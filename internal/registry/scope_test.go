@@ -18,7 +18,7 @@ import (
 
 var (
 	long   = flag.Bool("long", false, "play in full what tests otherwise do a part of")
-	states = flag.Int("states", 0, "how many states TestEveryShortHistory looks at; 0: 5,000, or 600,000 with -long")
+	states = flag.Int("states", 0, "how many states TestEveryShortHistory looks at; 0: 5,000, or 5,000,000 with -long")
 )
 
 // scopeMove is one step of a history. It tells whether there was anything to do.
@@ -285,10 +285,11 @@ func TestEveryShortHistory(t *testing.T) {
 	if *states == 0 {
 		*states = 5000
 		if *long {
-			*states = 600_000
+			*states = 5_000_000
 		}
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are made and thrown away
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(1 << 30))
 	s := &scope{seen: make(map[uint64]bool), settled: make(map[uint64]bool)}
 	for root := range scopeRoots {
 		h := history{root: byte(root)}
