@@ -25,7 +25,10 @@ import (
 	"github.com/lookuploop/lookuploop/lookupdtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400) // little of what tests make stays
+	goleak.VerifyTestMain(m)
+}
 
 var long = flag.Bool("long", false, "play in full what tests otherwise do a tenth of")
 

@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if err := flag.Set("test.parallel", "4"); err != nil { // tours wait more than they work
+	if err := flag.Set("test.parallel", "8"); err != nil { // tours wait more than they work
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
