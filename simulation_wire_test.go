@@ -42,6 +42,7 @@ type simConn struct {
 	said    []time.Time // when IDENTIFY and PING were written
 
 	unanswered []string             // commands that were written
+	unheard    time.Time            // since when there has been no answer to the first of them
 	answer     []byte               // as far as it was read
 	known      map[string]time.Time // names, and when lookupd answered that it has them
 }
@@ -77,6 +78,9 @@ func (w *simWire) watch(dial simDial) simDial {
 func (c *simConn) Write(p []byte) (int, error) {
 	w := simWrite{conn: c, at: time.Now()}
 	c.wire.mu.Lock()
+	if len(c.unanswered) == 0 {
+		c.unheard = w.at
+	}
 	if bytes.HasPrefix(p, []byte("  V1IDENTIFY\n")) {
 		c.said = append(c.said, w.at)
 		c.unanswered = append(c.unanswered, "IDENTIFY")
@@ -112,7 +116,7 @@ func (c *simConn) match() {
 		}
 		c.wire.answers[c.address]++
 		c.answered(c.unanswered[0], string(c.answer[4:4+size]))
-		c.answer, c.unanswered = c.answer[4+size:], c.unanswered[1:]
+		c.answer, c.unanswered, c.unheard = c.answer[4+size:], c.unanswered[1:], time.Now()
 	}
 }
 
@@ -177,8 +181,8 @@ func (w *simWire) numAnswers(address string) int {
 
 // longestSilence is the longest time between two heartbeats on a connection,
 // until it ended or, as there is none in a farewell, until the Loop was told to
-// leave. What lookupd left unanswered in the end was waited for, perhaps behind a
-// write that is stuck.
+// leave. In the end lookupd may have been waited for, perhaps with a write that was
+// stuck.
 func (c *simConn) longestSilence(left []time.Time) (silence time.Duration) {
 	for i := 1; i < len(c.said); i++ {
 		silence = max(silence, c.said[i].Sub(c.said[i-1]))
@@ -187,8 +191,8 @@ func (c *simConn) longestSilence(left []time.Time) (silence time.Duration) {
 		return silence
 	}
 	last, end := c.said[len(c.said)-1], c.closed
-	if len(c.unanswered) > 0 {
-		end = end.Add(-simTimeout)
+	if len(c.unanswered) > 0 && c.unheard.Before(end) {
+		end = c.unheard
 	}
 	for _, at := range left {
 		if at.After(last) && at.Before(end) {
