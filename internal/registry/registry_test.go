@@ -266,6 +266,7 @@ func (p *modelPeer) converge(t require.TestingT) {
 		p.check(t)
 		needed, _ := p.reg.NeedsProbe(p.cursor, p.now)
 		if p.cursor.connected && !p.probe.isUp && !needed && p.reg.pending(p.cursor) == 0 && len(p.main.inFlight()) == 0 && len(p.cursor.ghosts)+len(p.cursor.doubtfulGhosts)+len(p.cursor.again) == 0 {
+			p.checkWatches(t)
 			return
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/atomic"
 )
 
 // cloneOf returns a world that is as w is, and shares nothing with it that changes.
@@ -81,7 +82,7 @@ func (l *layout) unlink(c *cloner, p unsafe.Pointer) {
 // unlinkingOf tells how fields of a type are unlinked; nil: they needn't be.
 func unlinkingOf(t reflect.Type) func(*cloner, unsafe.Pointer) {
 	switch t {
-	case reflect.TypeFor[time.Time](), reflect.TypeFor[sync.Mutex]():
+	case reflect.TypeFor[time.Time](), reflect.TypeFor[sync.Mutex](), reflect.TypeFor[atomic.Int32]():
 		return nil
 	case reflect.TypeFor[map[string]bool]():
 		return func(_ *cloner, p unsafe.Pointer) {
@@ -110,7 +111,7 @@ func unlinkingOf(t reflect.Type) func(*cloner, unsafe.Pointer) {
 			}
 			*m = clone
 		}
-	case reflect.TypeFor[map[*entry]*entry](), reflect.TypeFor[map[Change]fate](): // are drawn up anew
+	case reflect.TypeFor[map[*entry]*entry](), reflect.TypeFor[map[Change]fate](): // are empty between calls
 		return func(_ *cloner, p unsafe.Pointer) { *(*unsafe.Pointer)(p) = nil }
 	}
 	switch t.Kind() {

@@ -10,11 +10,13 @@ import (
 	"sync"
 	"time"
 	"unsafe"
+
+	"go.uber.org/atomic"
 )
 
-// hashOf is the same for worlds that behave the same from here on: it covers all
-// fields that are reached, whatever their names are. Places in the log and times
-// count by their order only.
+// hashOf differs for worlds that may behave differently from here on: it covers all
+// fields that are reached but for those that decide nothing. Places in the log and
+// times count by their order only.
 func hashOf(w *registryWorld) uint64 {
 	e := encoders.Get().(*encoder)
 	defer encoders.Put(e)
@@ -38,8 +40,9 @@ type encoder struct {
 	values []uint64
 }
 
-// Fields that decide nothing: what is counted, drawn up anew or only remembered by the model.
-var undecisive = []string{"version", "last", "scratch", "pairs", "disliked", "truth", "missing", "retryDelay", "changed", "losesRefusals", "counts"}
+// Fields that decide nothing: what is counted, is empty between calls or is only
+// remembered by the model.
+var undecisive = []string{"version", "last", "scratch", "pairs", "disliked", "missing", "retryDelay", "changed", "counts"}
 
 // Numbers that are no places in the log.
 var counters = []string{"sent", "answered", "number", "reads", "settled"}
@@ -92,7 +95,7 @@ func (l *layout) encode(e *encoder, p unsafe.Pointer) {
 // encodingOf tells how fields of a type are encoded; nil: they decide nothing.
 func encodingOf(t reflect.Type, field string) func(*encoder, unsafe.Pointer) {
 	switch t {
-	case reflect.TypeFor[sync.Mutex]():
+	case reflect.TypeFor[sync.Mutex](), reflect.TypeFor[atomic.Int32](): // and how many wait for it
 		return nil
 	case reflect.TypeFor[time.Time]():
 		return func(e *encoder, p unsafe.Pointer) {
@@ -157,7 +160,7 @@ func encodingOf(t reflect.Type, field string) func(*encoder, unsafe.Pointer) {
 		return func(e *encoder, p unsafe.Pointer) { e.put(uint64(*(*uint8)(p))) }
 	case reflect.Map:
 		return func(_ *encoder, p unsafe.Pointer) { requireNoMap(t, p) }
-	case reflect.Func, reflect.Chan, reflect.Int32: // tests' hooks, a watch's and how many wait for the lock
+	case reflect.Func, reflect.Chan: // tests' hooks, and what a watch waits on
 		return nil
 	}
 	panic(fmt.Sprintf("what of a %v?", t))

@@ -30,8 +30,8 @@ type scopeMove struct {
 	asks      bool // what the first lookupd dislikes matters
 }
 
-// mayLead tells whether what m does behind last it does in front of it, too, so that
-// only that needs to be played.
+// mayLead tells whether m can be played before last instead of after it, with the same
+// result. Then only m before last is played.
 func (m scopeMove) mayLead(last scopeMove) bool {
 	return m.isDislike && !last.asks
 }
@@ -61,7 +61,8 @@ var scopeMoves = func() (moves []scopeMove) {
 	for i := range 2 {
 		peer := func(name string, play func(*modelPeer, require.TestingT) bool) {
 			m := add(fmt.Sprintf("lookupd %d: %s", i+1, name), func(w *registryWorld, t require.TestingT) bool { return play(w.peers[i], t) })
-			m.asks = i == 0 && (strings.HasPrefix(name, "serve") || strings.HasPrefix(name, "ask") || name == "end")
+			verb, _, _ := strings.Cut(strings.ReplaceAll(name, ",", ""), " ")
+			m.asks = i == 0 && slices.Contains([]string{"serve", "ask", "end"}, verb)
 		}
 		peer("connect", func(p *modelPeer, _ require.TestingT) bool {
 			isNew := !p.main.isUp
@@ -73,17 +74,26 @@ var scopeMoves = func() (moves []scopeMove) {
 			peer(fmt.Sprint("ask ", n), func(p *modelPeer, t require.TestingT) bool { p.ask(t, n); return p.main.isUp })
 		}
 		for _, loses := range []bool{false, true} {
+			serving := func(p *modelPeer, serve func()) {
+				p.losesRefusals = loses
+				defer func() { p.losesRefusals = false }()
+				serve()
+			}
 			peer(fmt.Sprint("serve, refusals lost: ", loses), func(p *modelPeer, t require.TestingT) bool {
 				busy := len(p.main.arriving) > 0
-				p.losesRefusals = loses
-				p.serve(t, 1)
+				serving(p, func() { p.serve(t, 1) })
 				return busy
 			})
 			peer(fmt.Sprint("serve the probe, refusals lost: ", loses), func(p *modelPeer, t require.TestingT) bool {
 				busy := len(p.probe.arriving) > 0
-				p.losesRefusals = loses
-				p.serveProbe(t, 1)
+				serving(p, func() { p.serveProbe(t, 1) })
 				return busy
+			})
+			peer(fmt.Sprint("end, refusals lost: ", loses), func(p *modelPeer, t require.TestingT) bool {
+				wasUp := p.main.isUp
+				serving(p, func() { p.leave(t) })
+				p.lose(false)
+				return wasUp
 			})
 			peer(fmt.Sprint("lose, severed: ", loses), func(p *modelPeer, _ require.TestingT) bool {
 				wasUp := p.main.isUp
@@ -96,12 +106,6 @@ var scopeMoves = func() (moves []scopeMove) {
 				return wasUp
 			})
 		}
-		peer("end", func(p *modelPeer, t require.TestingT) bool {
-			wasUp := p.main.isUp
-			p.leave(t)
-			p.lose(false)
-			return wasUp
-		})
 		peer("answer", func(p *modelPeer, _ require.TestingT) bool {
 			busy := len(p.main.answers) > 0
 			p.answer(1)
@@ -218,7 +222,7 @@ func TestHistoriesThatFailedOnce(t *testing.T) {
 		"lookupd still closes when it is tried again":       historyOf(4, "wait"),
 		"a channel in doubt, and then its topic is refused": historyOf(4, "refuse b", "wait", "lookupd 1: ask 1", "lookupd 1: resync"),
 		"lookupd closes at a name that passed the probe":    historyOf(4, "refuse a", "wait", "lookupd 1: ask 1", "lookupd 1: serve the probe, refusals lost: false", "close at b y#ephemeral"),
-		"lookupd refuses what a probe asked that ends":      historyOf(4, "refuse b y#ephemeral", "wait", "lookupd 1: ask 1", "lookupd 1: end"),
+		"lookupd refuses what a probe asked that ends":      historyOf(4, "refuse b y#ephemeral", "wait", "lookupd 1: ask 1", "lookupd 1: end, refusals lost: false"),
 		"the topic of a refused channel is refused":         historyOf(3, "refuse a", "flip a x", "flip a x"),
 	} {
 		t.Run(name, func(t *testing.T) { h.play(t).settle(t) })
@@ -269,7 +273,7 @@ func TestMovesThatMayLead(t *testing.T) {
 			last.play(behind, t)
 			m.play(behind, t)
 			m.play(front, t)
-			if !last.isDislike { // which counts for nothing if there is another one behind it
+			if !last.isDislike { // the later dislike replaces the earlier one
 				last.play(front, t)
 			}
 			require.Equal(t, hashOf(behind), hashOf(front), "%s and %s after %v", last.name, m.name, h)
@@ -288,8 +292,8 @@ func TestEveryShortHistory(t *testing.T) {
 			*states = 5_000_000
 		}
 	}
-	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are made and thrown away
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(1 << 30))
+	defer debug.SetGCPercent(debug.SetGCPercent(400))         // worlds are made and thrown away
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(1 << 30)) // but not kept for long where memory is short
 	s := &scope{seen: make(map[uint64]bool), settled: make(map[uint64]bool)}
 	for root := range scopeRoots {
 		h := history{root: byte(root)}
