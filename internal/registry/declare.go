@@ -43,6 +43,9 @@ func (r *Registry) Declare(items iter.Seq[Item]) (Effect, error) {
 		return Effect{}, ErrClosed
 	}
 	d.isInForce = true
+	for _, w := range r.topicWalks {
+		w.isOld = true
+	}
 	r.topics, r.channels = d.topics, d.channels
 	r.settleAll(d)
 	return Effect{Moved: r.seq != seq, Dirty: r.version != version}, nil
@@ -194,6 +197,9 @@ func (r *Registry) isDoomed(e *entry) bool {
 func (r *Registry) changing(e *entry) {
 	for _, s := range r.snapshots {
 		s.keep(e)
+	}
+	for _, w := range r.topicWalks {
+		w.isOld = w.isOld || e == w.topic || e.parent == w.topic
 	}
 	if d := r.declaration; d != nil && !d.isInForce {
 		d.add(e)

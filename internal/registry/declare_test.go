@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -118,7 +119,7 @@ func TestDeclarationsAndSnapshotsAreOfOneInstant(t *testing.T) {
 			topics, channels := r.Count()
 			require.Equal(t, len(truth), topics+channels)
 			name := drawTopic(t)
-			items, found := r.topicAtOnce(name)
+			items, found := r.topicAtOnce(name, nil)
 			_, want := truth[name]
 			require.Equal(t, want, found)
 			for _, item := range items[min(1, len(items)):] {
@@ -318,4 +319,71 @@ func TestMoreIsForgottenThanIsRemembered(t *testing.T) {
 	r.Declare(slices.Values([]Item(nil)))
 	r.others = nil
 	requireEmpty(r)
+}
+
+// TestATopicIsOfOneInstant changes a topic whenever a look at it pauses.
+func TestATopicIsOfOneInstant(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(*Registry)
+		want   func(before []Item) []Item
+	}{
+		"it is deleted": {
+			func(r *Registry) { r.Apply([]Change{{TopicDeleted, "a", ""}}) },
+			func([]Item) []Item { return nil },
+		},
+		"its newest channel is deleted, and then its oldest": {
+			func(r *Registry) {
+				r.Apply([]Change{{ChannelDeleted, "a", "c49"}})
+				r.Apply([]Change{{ChannelDeleted, "a", "c0"}})
+			},
+			func(before []Item) []Item { return slices.Concat(before[:1], before[2:50]) },
+		},
+		"it has a new channel, and no longer its oldest": {
+			func(r *Registry) { r.Apply([]Change{{ChannelCreated, "a", "c50"}, {ChannelDeleted, "a", "c0"}}) },
+			func(before []Item) []Item {
+				return append(slices.Concat(before[:1], before[2:]), Item{Topic: "a", Channel: "c50"})
+			},
+		},
+		"it is paused, and then its oldest channel": {
+			func(r *Registry) { r.Apply([]Change{{TopicPaused, "a", ""}, {ChannelPaused, "a", "c0"}}) },
+			func(before []Item) []Item {
+				before[0].Paused, before[1].Paused = true, true
+				return before
+			},
+		},
+		"something else is declared": {
+			func(r *Registry) { r.Declare(slices.Values([]Item{{Topic: "a"}, {Topic: "a", Channel: "c0"}})) },
+			func(before []Item) []Item { return before[:2] },
+		},
+		"another topic changes": {
+			func(r *Registry) { r.Apply([]Change{{TopicDeleted, "b", ""}, {TopicCreated, "b", ""}}) },
+			func(before []Item) []Item { return before },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := New()
+			items := []Item{{Topic: "a"}}
+			for i := range 50 {
+				items = append(items, Item{Topic: "a", Channel: fmt.Sprint("c", i)})
+			}
+			r.Declare(slices.Values(append(items, Item{Topic: "b"})))
+			lookupd := r.NewCursor(0)
+			r.Attach(lookupd, noTime)
+			for lookupd.read < r.seq { // it has to hear of what is deleted
+				readLines(r, lookupd, ChunkSize)
+			}
+			pauses := 0
+			r.others = func() {
+				r.others = nil
+				pauses++
+				tt.change(r)
+			}
+			got, found := r.Topic("a")
+			require.Equal(t, 1, pauses)
+			want := tt.want(items)
+			require.Equal(t, want != nil, found)
+			require.Equal(t, want, got)
+			require.Empty(t, r.topicWalks)
+		})
+	}
 }

@@ -12,7 +12,8 @@ import (
 // Everything here is guarded by mu, which is never held across I/O.
 type Registry struct {
 	mu      sync.Mutex
-	waiting atomic.Int32 // how many wait in lock
+	waiting atomic.Int32 // how many wait in lock …
+	asleep  atomic.Int32 // … and no longer look at mu again and again
 	entries map[key]*entry
 	last    lookup // in entries: a change is checked, and then applied
 	log     entry  // the log is a ring of entries and cursors' markers; log is where it begins and ends
@@ -32,6 +33,7 @@ type Registry struct {
 	generation  uint16       // of the last declaration
 	declaration *declaration // that is under way
 	snapshots   []*snapshot  // that are under way
+	topicWalks  []*topicWalk // that are under way
 
 	// Locked before mu, by declarations and snapshots, who may wait for each other.
 	declaring sync.Mutex // one declaration at a time

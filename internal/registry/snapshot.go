@@ -38,28 +38,33 @@ func (r *Registry) lock() {
 }
 
 // wait is lock while others have mu. Where all processors are busy, whoever sleeps
-// gets one again after up to 10 ms, so it stays awake at first.
+// gets one again after up to 10 ms, so it stays awake at first. With one processor it
+// sleeps at once: whoever has mu needs that.
 func (r *Registry) wait() {
 	r.waiting.Add(1)
 	defer r.waiting.Add(-1)
-	for range spins {
-		if r.mu.TryLock() {
-			return
+	if runtime.GOMAXPROCS(0) > 1 {
+		for range spins {
+			if r.mu.TryLock() {
+				return
+			}
 		}
 	}
+	r.asleep.Add(1)
+	defer r.asleep.Add(-1)
 	r.mu.Lock()
 }
 
-// unlock unlocks mu. Whoever sleeps in wait was made ready by that, and would get
-// to run only when this goroutine is done with its work.
+// unlock unlocks mu. Whoever sleeps in wait is made ready by that, but gets to run
+// only when this goroutine is done with its work, or yields.
 func (r *Registry) unlock() {
 	r.release()
-	if r.waiting.Load() > 0 {
+	if r.asleep.Load() > 0 {
 		runtime.Gosched()
 	}
 }
 
-// release is unlock for who must not wait for a processor either.
+// release is unlock without the yield, for callers that must not wait for a processor.
 func (r *Registry) release() {
 	r.last = lookup{} // whose name may be part of something large
 	r.mu.Unlock()
@@ -239,21 +244,30 @@ func grouped(items []snapshotItem, topics int) []snapshotItem {
 	return all
 }
 
-// Topic returns one topic with its channels, the oldest first. It is not found
-// if there is none of that name.
+// topicWalk is a walk over the channels of one topic, to read them.
+type topicWalk struct {
+	topic *entry
+	isOld bool // something changed since the walk began
+}
+
+// Topic returns one topic with its channels, the oldest first, as they are at one
+// instant. It is not found if there is none of that name.
 func (r *Registry) Topic(name string) (items []Item, found bool) {
-	items = make([]Item, 0, 32) // without the lock, or the lock would be held while memory is found for it
+	items = make([]Item, 0, 8) // without the lock, or the lock would be held while memory is found for it
 	r.lock()
 	defer r.unlock()
 	topic := r.topic(name)
 	if topic == nil {
 		return nil, false
 	}
+	walk := &topicWalk{topic: topic}
+	r.topicWalks = append(r.topicWalks, walk)
+	defer func() {
+		r.topicWalks = slices.DeleteFunc(r.topicWalks, func(other *topicWalk) bool { return other == walk })
+	}()
 	items = append(items, Item{Topic: name, Paused: topic.paused})
 	for c := topic.nextChannel; c != nil; c = c.nextChannel {
-		if c = r.settled(c); !c.deleted {
-			items = append(items, Item{name, c.name, c.paused})
-		}
+		items = r.appendChannel(items, c)
 		isFull := len(items) == cap(items)
 		if !isFull && len(items)%r.hold != 0 {
 			continue
@@ -263,28 +277,35 @@ func (r *Registry) Topic(name string) (items []Item, found bool) {
 			items = slices.Grow(items, len(items))
 		}
 		r.shut()
-		if r.entries[c.key] != c { // it left the list meanwhile
-			return r.topicAtOnce(name)
+		if walk.isOld || r.entries[c.key] != c { // c may have left the list
+			return r.topicAtOnce(name, items[:0])
 		}
 	}
 	slices.Reverse(items[1:]) // the newest was first
 	return items, true
 }
 
-// topicAtOnce is Topic without a pause. It is called with mu held.
-func (r *Registry) topicAtOnce(name string) (items []Item, found bool) {
+// The following are called with mu held.
+
+// topicAtOnce is Topic without a pause.
+func (r *Registry) topicAtOnce(name string, items []Item) ([]Item, bool) {
 	topic := r.topic(name)
 	if topic == nil {
 		return nil, false
 	}
 	items = append(items, Item{Topic: name, Paused: topic.paused})
 	for c := topic.nextChannel; c != nil; c = c.nextChannel {
-		if c = r.settled(c); !c.deleted {
-			items = append(items, Item{name, c.name, c.paused})
-		}
+		items = r.appendChannel(items, c)
 	}
 	slices.Reverse(items[1:])
 	return items, true
+}
+
+func (r *Registry) appendChannel(items []Item, c *entry) []Item {
+	if c = r.settled(c); c.deleted {
+		return items
+	}
+	return append(items, Item{c.parent.name, c.name, c.paused})
 }
 
 // Version is that of what belongs into nsqd.dat. Each change of it raises it.
