@@ -387,3 +387,38 @@ func TestATopicIsOfOneInstant(t *testing.T) {
 		})
 	}
 }
+
+// TestATopicIsOfOneInstantAmidADeclaration lets a declaration come into force when a
+// look at a topic pauses, and be carried out for that topic only later.
+func TestATopicIsOfOneInstantAmidADeclaration(t *testing.T) {
+	r := New()
+	var items []Item
+	for _, name := range manyNames(2 * longHold) {
+		items = append(items, Item{Topic: name})
+	}
+	items = append(items, Item{Topic: "a"})
+	for i := range 12 {
+		items = append(items, Item{Topic: "a", Channel: fmt.Sprint("c", i)})
+	}
+	r.Declare(slices.Values(items))
+	want := []Item{{Topic: "a"}, {Topic: "a", Channel: "c0"}}
+	inForce, seen, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	r.others = func() { // the look pauses
+		r.others = func() { // the declaration lets others in
+			if d := r.declaration; d != nil && d.isInForce {
+				r.others = nil
+				close(inForce)
+				<-seen
+			}
+		}
+		go func() {
+			defer close(ended)
+			r.Declare(slices.Values(want))
+		}()
+		<-inForce
+	}
+	got, _ := r.Topic("a")
+	close(seen)
+	<-ended
+	require.Equal(t, want, got)
+}
