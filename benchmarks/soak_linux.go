@@ -88,12 +88,12 @@ func (s *soak) run(ctx context.Context) (err error) {
 // grows; the second one is killed now and then.
 func (s *soak) start() error {
 	random := func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, stream)) }
-	ports := random(0)
+	freeAddress := freeAddresses(random(0))
 	var addresses []string
 	for i := range uint64(3) {
 		l := &soakLookupd{
-			tcp:     freeAddress(ports),
-			http:    freeAddress(ports),
+			tcp:     freeAddress(),
+			http:    freeAddress(),
 			log:     filepath.Join(s.dir, fmt.Sprintf("lookupd%d.log", i+1)),
 			history: s.history,
 			random:  random(i + 1),
@@ -109,7 +109,7 @@ func (s *soak) start() error {
 	}
 	for i := range uint64(2) {
 		b := &soakBroker{
-			address:    freeAddress(ports),
+			address:    freeAddress(),
 			dir:        filepath.Join(s.dir, fmt.Sprintf("broker%d", i+1)),
 			log:        filepath.Join(s.dir, fmt.Sprintf("broker%d.log", i+1)),
 			maxBackoff: max(s.interval/12, 100*time.Millisecond), // the default for a minute

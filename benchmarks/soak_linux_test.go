@@ -41,3 +41,13 @@ func TestSoakSeesGrowth(t *testing.T) {
 	s.measured = measured
 	require.NoError(t, s.judge(), "too few checks")
 }
+
+func TestFreeAddressesAreDifferent(t *testing.T) {
+	freeAddress := freeAddresses(rand.New(rand.NewPCG(1, 1)))
+	seen := make(map[string]bool)
+	for range 1000 {
+		address := freeAddress()
+		require.False(t, seen[address], address)
+		seen[address] = true
+	}
+}

@@ -135,14 +135,19 @@ func pause(ctx context.Context, random *rand.Rand, mean time.Duration) bool {
 	}
 }
 
-// freeAddress returns an address on loopback where nobody listens. The system
-// chooses no port below 32768 for others, so it stays free while a process is down.
-func freeAddress(random *rand.Rand) string {
-	for {
-		address := fmt.Sprintf("127.0.0.1:%d", 10_000+random.IntN(22_000))
-		if listener, err := net.Listen("tcp", address); err == nil {
-			listener.Close()
-			return address
+// freeAddresses returns a function that returns addresses on loopback where nobody
+// listens, each once. The system chooses no port below 32768 for others, so they stay
+// free while a process is down.
+func freeAddresses(random *rand.Rand) func() string {
+	ports := random.Perm(22_000)
+	return func() string {
+		for {
+			address := fmt.Sprintf("127.0.0.1:%d", 10_000+ports[0])
+			ports = ports[1:]
+			if listener, err := net.Listen("tcp", address); err == nil {
+				listener.Close()
+				return address
+			}
 		}
 	}
 }
