@@ -285,9 +285,7 @@ func (r *Registry) Topic(name string) (items []Item, found bool) {
 	return items, true
 }
 
-// The following are called with mu held.
-
-// topicAtOnce is Topic without a pause.
+// topicAtOnce is Topic without a pause. It is called with mu held.
 func (r *Registry) topicAtOnce(name string, items []Item) ([]Item, bool) {
 	topic := r.topic(name)
 	if topic == nil {
@@ -301,6 +299,7 @@ func (r *Registry) topicAtOnce(name string, items []Item) ([]Item, bool) {
 	return items, true
 }
 
+// appendChannel appends c if it is live. It is called with mu held.
 func (r *Registry) appendChannel(items []Item, c *entry) []Item {
 	if c = r.settled(c); c.deleted {
 		return items
