@@ -49,11 +49,11 @@ type TempFile interface {
 type OS struct{}
 
 func (OS) Open(path string) (Directory, error) {
+	if info, err := os.Stat(path); err == nil && !info.IsDir() { // OpenRoot would wait for whoever writes to a named pipe
+		return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
+	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
-		if info, statErr := os.Stat(path); statErr == nil && !info.IsDir() {
-			err = &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR} // which OpenRoot says in text alone
-		}
 		return nil, err
 	}
 	self, err := root.Open(".")
@@ -90,11 +90,19 @@ func (d directory) Stat(name string) (Stamp, error) {
 
 // Read follows a symbolic link, out of the directory too.
 func (d directory) Read(name string) ([]byte, error) {
+	read, path := d.root.ReadFile, name
 	info, err := d.root.Lstat(name)
 	if err == nil && info.Mode().Type() == fs.ModeSymlink {
-		return os.ReadFile(filepath.Join(d.root.Name(), name))
+		read, path = os.ReadFile, filepath.Join(d.root.Name(), name)
+		info, err = os.Stat(path)
 	}
-	return d.root.ReadFile(name)
+	if err == nil && !info.Mode().IsRegular() { // a named pipe may never answer, a device never end
+		err = &fs.PathError{Op: "read", Path: path, Err: errors.New("not a regular file (move it away)")}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return read(path)
 }
 
 func (d directory) Create(name string) (TempFile, error) {

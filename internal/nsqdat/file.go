@@ -121,11 +121,8 @@ func (f *File) Load() (*Contents, error) {
 	}
 	if err != nil {
 		advice := ""
-		switch {
-		case errors.Is(err, fs.ErrPermission):
+		if errors.Is(err, fs.ErrPermission) {
 			advice = " (make the file readable for this user)"
-		case errors.Is(err, syscall.EISDIR):
-			advice = " (move the directory away, nsqd.dat is a file)"
 		}
 		return nil, fmt.Errorf("lookuploop: read metadata from %s: %w%s", f.path, err, advice)
 	}
