@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -293,11 +294,12 @@ func TestMetadataSurvivesSIGKILL(t *testing.T) {
 // TestEverythingAtOnce calls every method from many goroutines, while the Loop
 // runs and after its end. The race detector and the methods' own errors judge.
 func TestEverythingAtOnce(t *testing.T) {
-	for range 20 {
+	for round := range 20 {
 		inBubble(t, func(t *testing.T) {
 			var loop *Loop
 			s := newScene(t, 2, func(o *Options) {
 				o.DataPath = "data"
+				o.ResolveInterval = time.Duration(round%2) * time.Minute
 				o.OnStateChange = func(LookupdStatus) {
 					loop.Notify(TopicCreated("noticed"))
 					loop.SetLookupdTCPAddresses(o.LookupdTCPAddresses)
@@ -305,6 +307,7 @@ func TestEverythingAtOnce(t *testing.T) {
 			})
 			loop = s.loop
 			loop.opts.HTTPClient = s.network.Client()
+			loop.names.Resolver = s.network
 			loop.disk = nsqdattest.NewDisk(nil)
 			_, err := loop.LoadMetadata()
 			require.NoError(t, err)
@@ -315,12 +318,8 @@ func TestEverythingAtOnce(t *testing.T) {
 				return ctx
 			}
 			allowed := func(err error, also ...error) {
-				for _, target := range append(also, ErrClosed) {
-					if err == nil || errors.Is(err, target) {
-						return
-					}
-				}
-				require.NoError(t, err)
+				isAllowed := func(target error) bool { return errors.Is(err, target) }
+				require.True(t, slices.ContainsFunc(append(also, nil, ErrClosed), isAllowed), err)
 			}
 			s.run()
 			synctest.Wait()
@@ -335,11 +334,10 @@ func TestEverythingAtOnce(t *testing.T) {
 				func(i int) { allowed(loop.SetLookupdTCPAddresses(addresses[i%2 : 1+i%2])) },
 				func(i int) { allowed(loop.WaitRegistered(short(), i%3), context.DeadlineExceeded) },
 				func(i int) { allowed(loop.PersistMetadata(short()), context.DeadlineExceeded) },
-				func(i int) { loop.TopicChannels(short(), "orders") },
-				func(i int) { loop.Status() },
-				func(i int) { loop.Metadata() },
-				func(i int) { require.Error(t, loop.Run(t.Context())) },
+				func(i int) { loop.TopicChannels(short(), "orders"); loop.Verify(short()) },
+				func(i int) { loop.Status(); loop.Registered(1); loop.Metadata(); loop.TopicMetadata("orders") },
 				func(i int) { _, err := loop.LoadMetadata(); require.Error(t, err) },
+				func(i int) { require.Error(t, loop.Run(t.Context())) },
 			} {
 				callers.Go(func() {
 					for i := range 20 {
@@ -348,7 +346,9 @@ func TestEverythingAtOnce(t *testing.T) {
 					}
 				})
 			}
-			time.Sleep(15 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond)
+			allowed(loop.Drain(short()), context.DeadlineExceeded)
+			time.Sleep(5 * time.Millisecond)
 			require.NoError(t, s.end())
 			callers.Wait()
 		})
