@@ -158,24 +158,26 @@ func TestManyUseAServerAtOnce(t *testing.T) {
 				}
 			}
 		}
+		talk := func() {
+			conn, err := n.Dial(t.Context(), "tcp", s.TCPAddress)
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			io.WriteString(conn, magicIdentify("broker.test", 4150)+"REGISTER orders mail\nREGISTER live#ephemeral\nUNREGISTER live#ephemeral\nUNREGISTER orders mail\nPING\n")
+			c := newClient(t, conn)
+			for range 6 {
+				c.response()
+				runtime.Gosched()
+			}
+		}
 		rough := [][]func(){
+			{func() { defer s.Do(On("PING", Restart()))(); talk() }},
 			{func() { s.Do(On("REGISTER", Once(Reset())))() }, s.CloseConnections, func() { n.Reset(s.TCPAddress) }},
 			{s.Stop, s.Start},
 		}
 		calm := [][]func(){
-			{func() {
-				conn, err := n.Dial(t.Context(), "tcp", s.TCPAddress)
-				if err != nil {
-					return
-				}
-				defer conn.Close()
-				io.WriteString(conn, magicIdentify("broker.test", 4150)+"REGISTER orders mail\nREGISTER live#ephemeral\nPING\nUNREGISTER live#ephemeral\nUNREGISTER orders mail\n")
-				c := newClient(t, conn)
-				for range 6 {
-					c.response()
-					runtime.Gosched()
-				}
-			}},
+			{talk},
 			{get("GET", "/lookup?topic=orders"), get("GET", "/nodes"), get("GET", "/topics"), get("GET", "/channels?topic=orders"), get("GET", "/debug")},
 			{get("POST", "/topic/create?topic=made"), get("POST", "/channel/create?topic=made&channel=mail"), get("POST", "/topic/tombstone?topic=orders&node=broker.test:4151")},
 			{get("POST", "/channel/delete?topic=made&channel=mail"), get("POST", "/topic/delete?topic=made")},

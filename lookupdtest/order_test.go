@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/atomic"
 )
 
 // An order's function may use the server, and give orders itself.
@@ -69,6 +70,52 @@ func TestTimesAmongConnections(t *testing.T) {
 	}
 	require.Equal(t, 5, sum)
 	require.Empty(t, s.standing(), "what was used up is gone")
+}
+
+func TestClaimsAtOnce(t *testing.T) {
+	o := standing{Order: After(500, Times(1000, Drop()))}
+	var wg sync.WaitGroup
+	var acted, ended atomic.Int64
+	for range 8 {
+		wg.Go(func() {
+			for range 500 {
+				acts, last := o.claim()
+				if acts {
+					acted.Inc()
+				}
+				if last {
+					ended.Inc()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.EqualValues(t, 1000, acted.Load())
+	require.EqualValues(t, 1, ended.Load())
+}
+
+// Orders that are given and lifted at the same time don't replace each other.
+func TestOrdersAtOnce(t *testing.T) {
+	s := NewUnstartedServer()
+	lifts := make(chan func(), 8)
+	var givers, lifters sync.WaitGroup
+	for range 4 {
+		givers.Go(func() {
+			for range 3000 {
+				lifts <- s.Do(Drop())
+			}
+		})
+		lifters.Go(func() {
+			for lift := range lifts {
+				lift()
+			}
+		})
+	}
+	givers.Wait()
+	require.LessOrEqual(t, len(s.standing()), 8+4)
+	close(lifts)
+	lifters.Wait()
+	require.Empty(t, s.standing())
 }
 
 func TestOrdersThatMakeNoSense(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/lookuploop/lookuploop/internal/nsqdat"
@@ -255,4 +256,28 @@ func TestPersistTellsTheTruthAboutDurability(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestPersistWhileRunEnds is for the race detector.
+func TestPersistWhileRunEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newWriterBench(t)
+		b.run()
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				var err error
+				for n := 0; err == nil; n++ {
+					if n == 10 {
+						b.cancel()
+					}
+					b.change(1)
+					err = b.writer.Persist(t.Context())
+				}
+				assert.ErrorIs(t, err, nsqdat.ErrClosed)
+			})
+		}
+		all.Wait()
+		require.NoError(t, b.end())
+	})
 }

@@ -416,6 +416,7 @@ func TestManyUseAWriterAtOnce(t *testing.T) {
 				b.writer.Persist(soon)
 			},
 			func() { b.writer.Status() },
+			func() { b.writer.Loaded(0) },
 			func() { b.disk.Remove(nsqdat.Name) },
 			func() { b.disk.Files() },
 			func() { b.disk.Steps() },

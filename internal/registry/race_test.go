@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -97,7 +98,7 @@ func TestManyUseTheRegistryAtOnce(t *testing.T) {
 		{func() { watch = r.Watch() }, func() { watch.Stop() }, r.Wake},
 		{func() { r.View(cursors[0]) }, func() { r.InSync(cursors[0]) }, func() { r.Announce(cursors[0], names) }},
 		{func() { r.Standing(cursors, r.End()) }, func() { r.UnchangedSince(1, "a", "x") }, func() { r.Topic("a") }},
-		{func() { r.Version() }, func() { r.Size() }, func() { r.Count() }},
+		{func() { r.Version() }, func() { r.Size() }, func() { r.Count() }, func() { r.End() }},
 		{func() { r.Snapshot(false) }},
 		{func() { r.Declare(slices.Values(names)) }},
 		{func() { r.Declare(slices.Values(names[:2])) }},
@@ -122,6 +123,27 @@ func TestManyUseTheRegistryAtOnce(t *testing.T) {
 	require.Empty(t, r.watches)
 	require.Len(t, r.cursors, 2)
 	require.Zero(t, r.waiting.Load())
+}
+
+// TestLookingWhileLoading is for the race detector, too: a status page may be up
+// before the broker has loaded its nsqd.dat.
+func TestLookingWhileLoading(t *testing.T) {
+	r := New()
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			for topics := 0; topics < 1000; topics, _ = r.Count() {
+				assert.Contains(t, []int{0, 1000}, r.Snapshot(false).Topics)
+				runtime.Gosched()
+			}
+		})
+	}
+	var items []Item
+	for _, name := range manyNames(1000) {
+		items = append(items, Item{Topic: name})
+	}
+	r.Load(slices.Values(items))
+	all.Wait()
 }
 
 // TestDeclarationsAndSnapshotsTakeTurns begins another one whenever a declaration

@@ -96,25 +96,30 @@ func addrs(numbers ...int) (all []netip.Addr) {
 
 const interval = time.Minute
 
-// world is a DNS and the Names that ask it, in virtual time.
+// world is a DNS and the Names that ask it.
 type world struct {
 	*testing.T
 	dns   *script
 	names *Names
 }
 
+func newWorld(t *testing.T, edits ...func(*Config)) *world {
+	dns := &script{
+		hosts: make(map[string]func(context.Context) ([]netip.Addr, error)),
+		srv:   make(map[string]func() ([]*net.SRV, error)),
+		asked: make(map[string][]time.Time),
+	}
+	config := Config{Resolver: dns, Network: "ip", Interval: interval, Logger: slog.New(slog.DiscardHandler)}
+	for _, edit := range edits {
+		edit(&config)
+	}
+	return &world{t, dns, New(config)}
+}
+
+// inWorld runs a test in a world whose names are looked up, in virtual time.
 func inWorld(t *testing.T, test func(w *world), edits ...func(*Config)) {
 	inBubble(t, func(t *testing.T) {
-		dns := &script{
-			hosts: make(map[string]func(context.Context) ([]netip.Addr, error)),
-			srv:   make(map[string]func() ([]*net.SRV, error)),
-			asked: make(map[string][]time.Time),
-		}
-		config := Config{Resolver: dns, Network: "ip", Interval: interval, Logger: slog.New(slog.DiscardHandler)}
-		for _, edit := range edits {
-			edit(&config)
-		}
-		w := &world{t, dns, New(config)}
+		w := newWorld(t, edits...)
 		ctx, cancel := context.WithCancel(t.Context())
 		var run sync.WaitGroup
 		run.Go(func() { w.names.Run(ctx) })

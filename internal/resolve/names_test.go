@@ -2,7 +2,11 @@ package resolve
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -245,5 +249,63 @@ func TestRunEndsWhenItsContextDoes(t *testing.T) {
 		names.Set([]Address{w.parse("late.test:4160")})
 		synctest.Wait()
 		require.Empty(w, w.dns.when("late.test"), "nobody is there to wait for it")
+	})
+}
+
+// TestManyUseNamesAtOnce is for the race detector. It runs in real time, as a
+// bubble would have one thread.
+func TestManyUseNamesAtOnce(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Interval = time.Millisecond })
+	ctx, cancel := context.WithCancel(t.Context())
+	var all, run sync.WaitGroup
+	run.Go(func() { w.names.Run(ctx) })
+	defer run.Wait()
+	defer cancel()
+	both := []Address{w.parse(lookupd), w.parse("other.test:4160")}
+	for _, use := range []func(){
+		func() { w.names.Set(both) },
+		func() { w.names.Set(both[:1]) },
+		func() { w.names.Known(both[0]) },
+		func() { w.names.Known(both[1]) },
+		func() { w.names.Connected("10.0.0.1:4160"); w.names.Disconnected("10.0.0.1:4160") },
+		func() { w.dns.host("lookupd.test", ips(1, 2)) },
+		func() { w.dns.host("lookupd.test", ips(2, 3)) },
+		func() { w.dns.host("other.test", fails(1)) },
+	} {
+		all.Go(func() {
+			for i := range 5000 {
+				use()
+				if i%50 == 0 {
+					time.Sleep(rand.N(time.Millisecond))
+				}
+			}
+		})
+	}
+	all.Wait()
+	w.dns.host("lookupd.test", ips(4))
+	w.names.Set(both)
+	require.Eventually(t, func() bool { return slices.Equal(w.numbers(lookupd), []int{4}) }, time.Minute, time.Millisecond)
+}
+
+// TestSetWhileRunEnds is for the race detector, too.
+func TestSetWhileRunEnds(t *testing.T) {
+	inWorld(t, func(w *world) {
+		both := []Address{w.parse(lookupd), w.parse("other.test:4160")}
+		for range 100 {
+			names := New(w.names.Config)
+			ctx, cancel := context.WithCancel(w.Context())
+			var all sync.WaitGroup
+			all.Go(func() { names.Run(ctx) })
+			all.Go(func() {
+				for range 20 {
+					names.Set(both)
+					names.Set(nil)
+					runtime.Gosched()
+				}
+			})
+			runtime.Gosched()
+			cancel()
+			all.Wait()
+		}
 	})
 }

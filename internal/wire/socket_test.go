@@ -6,11 +6,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/atomic"
 
@@ -46,6 +48,24 @@ func TestSocketLooksOnceForEachDeadline(t *testing.T) {
 		_, err = s.Read(p)
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 	}
+}
+
+// TestDeadlineThatIsSetWhileTheSocketIsRead is for the race detector.
+func TestDeadlineThatIsSetWhileTheSocketIsRead(t *testing.T) {
+	s := socket{Conn: &scriptedConn{script: make([]string, 2000)}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 1000 { // each looks once more at most
+			_, err := s.Read(nil)
+			assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		}
+	}()
+	for range 1000 {
+		require.NoError(t, s.expect(time.Now()))
+		runtime.Gosched()
+	}
+	<-done
 }
 
 // countedConn counts its ends, as one that Dial returned may.
