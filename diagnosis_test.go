@@ -120,6 +120,7 @@ func TestDiagnosisRefusedName(t *testing.T) {
 }
 
 func TestDiagnosisLookupdHangs(t *testing.T) {
+	t.Parallel() // it waits for a lookupd that doesn't answer
 	lookupd := lookupdtest.NewServer()
 	defer lookupd.Close()
 	lookupd.Do(lookupdtest.Hang())

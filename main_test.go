@@ -26,7 +26,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	debug.SetGCPercent(400) // little of what tests make stays
+	debug.SetGCPercent(400)                                // little of what tests make stays
+	if err := flag.Set("test.parallel", "4"); err != nil { // what is parallel here waits
+		panic(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 

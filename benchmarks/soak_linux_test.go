@@ -12,7 +12,7 @@ import (
 // A short soak, with as much in each second as there is in a minute of a long one.
 func TestSoak(t *testing.T) {
 	var out bytes.Buffer
-	s := &soak{seed: rand.Uint64(), duration: 3 * time.Second, interval: time.Second, out: &out}
+	s := &soak{seed: rand.Uint64(), duration: 2 * time.Second, interval: time.Second, out: &out}
 	err := s.run(t.Context())
 	t.Log(out.String())
 	require.NoError(t, err)

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if lookupds := os.Getenv("MEMBROKER_TEST_LOOKUPDS"); lookupds != "" {
 		consumeUntilKilled(lookupds)
 	}
+	if err := flag.Set("test.parallel", "8"); err != nil { // what is parallel here waits more than it works
+		panic(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 
