@@ -189,8 +189,12 @@ func (d directory) Sync() error {
 	})
 }
 
-// change is called with mu held.
+// change is called with mu held. What changes nothing must not be pending: each
+// that is doubles the work of AfterCrash.
 func (d *Disk) change(name string, node *inode) {
+	if d.entries[name] == node {
+		return
+	}
 	c := dirChange{name, node}
 	c.apply(d.entries)
 	d.pending = append(d.pending, c)
