@@ -96,7 +96,8 @@ func TestSwapsLeakNothing(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// quiet leaves all lookupds, amid attempts to connect, and counts descriptors.
+// quiet leaves all lookupds, waits for the attempts to connect that are under way,
+// and counts descriptors.
 func quiet(t *testing.T, loop *Loop, lookupds []*lookupdtest.Server) int {
 	require.NoError(t, loop.Drain(t.Context()))
 	return countDescriptors(t, lookupds)
